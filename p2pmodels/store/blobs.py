@@ -1,0 +1,292 @@
+"""Blobs and partials: where bytes live, and how a partial becomes a blob.
+
+1. A file at `blobs/ab/<sha256>` had that digest when it got its name; names are given last.
+2. Order of a commit: write, sync the file, verify, link, sync the folder, index.
+3. A blob in use (`use`) or pinned is never evicted; being in use is holding a guard.
+4. What is damaged moves to `quarantine/`; the newest few are kept for a look.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2pmodels.clock import Clock
+from p2pmodels.core.digests import Digest, GitId, Sha256
+from p2pmodels.errors import NameRefused, StoreFailed
+from p2pmodels.store.disk import Disk
+from p2pmodels.store.index import BlobRow, Index
+from p2pmodels.store.partials import Partial
+from p2pmodels.store.room import RoomOptions, choose_evictions
+from p2pmodels.workers import Lane
+
+QUARANTINE_KEPT = 4  # files; enough to see a pattern, too few to fill a disk
+TOUCH_AFTER_S = 60.0  # seconds; last use is kept this exactly, so that a hit costs no write
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A complete, verified file of the store."""
+
+    sha256: Sha256
+    size: int
+    path: Path
+
+
+class Blobs:
+    """All blobs and partials of one data folder; `load` reads what is there."""
+
+    def __init__(
+        self,
+        folder: Path,
+        options: RoomOptions,
+        index: Index,
+        index_lane: Lane,
+        lane: Lane,
+        disk: Disk,
+        clock: Clock,
+    ) -> None:
+        self._blobs = folder / "blobs"
+        self._partials_folder = folder / "partials"
+        self._quarantine = folder / "quarantine"
+        self._options, self._index, self._index_lane = options, index, index_lane
+        self._lane, self._disk, self._clock = lane, disk, clock
+        self._rows: dict[Sha256, BlobRow] = {}
+        self._by_git: dict[GitId, Sha256] = {}
+        self._in_use: Counter[Sha256] = Counter()
+        self._open: dict[str, Partial] = {}
+        self._touched: dict[Sha256, float] = {}
+        self.pinned: Callable[[], frozenset[Sha256]] = frozenset
+        self.on_lost: Callable[[Sha256], None] = lambda _sha256: None
+
+    # what is there
+
+    def path_of(self, sha256: Sha256) -> Path:
+        """Where the blob of this name lives or would live."""
+        return self._blobs / sha256.value[:2] / sha256.value
+
+    def find(self, digest: Digest) -> Blob | None:
+        """The blob with this digest, if it is here."""
+        sha256 = self._by_git.get(digest) if isinstance(digest, GitId) else digest
+        row = self._rows.get(sha256) if sha256 is not None else None
+        return Blob(row.sha256, row.size, self.path_of(row.sha256)) if row else None
+
+    def rows(self) -> list[BlobRow]:
+        """All blobs that the store answers for."""
+        return list(self._rows.values())
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all blobs."""
+        return sum(row.size for row in self._rows.values())
+
+    def free_bytes(self) -> int:
+        """Bytes free on the file system; blocks."""
+        return self._disk.free_bytes(self._blobs)
+
+    async def load(self) -> list[Path]:
+        """Compare files and index; returns blob files that the index does not know.
+
+        Nothing is hashed: a file with its name and the right size is known good by the order of
+        commits. Rows without a file are dropped, files of the wrong size set aside.
+        """
+        rows = {row.sha256: row for row in await self._index_lane.run(self._index.blobs)}
+        good, unknown = await self._lane.run(self._survey, rows)
+        for sha256 in rows.keys() - good.keys():
+            await self._index_lane.run(self._index.drop_blob, sha256)
+        for row in good.values():
+            self._remember(row)
+        return unknown
+
+    def _survey(self, rows: dict[Sha256, BlobRow]) -> tuple[dict[Sha256, BlobRow], list[Path]]:
+        for folder in (self._blobs, self._partials_folder, self._quarantine):
+            self._disk.make_folder(folder)
+        good: dict[Sha256, BlobRow] = {}
+        unknown: list[Path] = []
+        for path in sorted(self._blobs.glob("??/*")):
+            try:
+                sha256 = Sha256(path.name)
+            except NameRefused:
+                continue  # not ours; left alone
+            row = rows.get(sha256)
+            if row is None:
+                unknown.append(path)
+            elif path.is_symlink() or path.stat().st_size != row.size:
+                self._set_aside(path)
+            else:
+                good[sha256] = row
+        for path in self._partials_folder.iterdir():
+            # A crash between link and unlink leaves the blob's second name behind.
+            if path.suffix != ".checkpoint" and path.stat().st_nlink > 1:
+                self._disk.unlink(path)
+                self._disk.unlink(path.with_name(path.name + ".checkpoint"))
+        return good, unknown
+
+    def _remember(self, row: BlobRow) -> None:
+        self._rows[row.sha256] = row
+        if row.git_id is not None:
+            self._by_git[row.git_id] = row.sha256
+
+    # use
+
+    @contextmanager
+    def use(self, blob: Blob) -> Iterator[Blob]:
+        """Hold a blob: it is not evicted before the block ends."""
+        self._in_use[blob.sha256] += 1
+        try:
+            yield blob
+        finally:
+            self._in_use[blob.sha256] -= 1
+            if self._in_use[blob.sha256] <= 0:
+                del self._in_use[blob.sha256]
+
+    def touch(self, sha256: Sha256) -> None:
+        """Note a use now; it is written to the index from time to time (`flush_touched`)."""
+        row = self._rows.get(sha256)
+        now = self._clock.wall()
+        if row is not None and now - row.used_at > TOUCH_AFTER_S:
+            self._rows[sha256] = BlobRow(sha256, row.size, row.git_id, now)
+            self._touched[sha256] = now
+
+    async def flush_touched(self) -> None:
+        """Write pending last uses to the index."""
+        touched, self._touched = self._touched, {}
+        if touched:
+            await self._index_lane.run(self._index.touch_blobs, touched)
+
+    # filling
+
+    async def partial(self, digest: Digest, size: int) -> Partial:
+        """Open the partial for this content, making room first. Raises DiskFull, StoreFailed."""
+        held = self._open.get(digest.key)
+        if held is not None and held.is_open:
+            return held
+        path = self._partials_folder / digest.key
+        partial = Partial(digest, size, path, self._disk, self._lane, self._clock)
+        self._open[digest.key] = partial
+        try:
+            await self.make_room(size)
+            await partial.open()
+        except BaseException:
+            self._open.pop(digest.key, None)
+            raise
+        return partial
+
+    def partial_path(self, digest: Digest) -> Path:
+        """Where the partial of this content lives or would live."""
+        return self._partials_folder / digest.key
+
+    async def make_room(self, need: int) -> None:
+        """Evict what must go so that `need` more bytes fit. Raises DiskFull."""
+        growing = sum(p.size - p.landed.total for p in self._open.values() if p.is_open)
+        free = await self._lane.run(self._disk.free_bytes, self._blobs)
+        held = self.pinned() | frozenset(self._in_use)
+        chosen = choose_evictions(
+            need, self.rows(), held, partial_bytes=growing,
+            free_bytes=free - growing, options=self._options,
+        )  # fmt: skip
+        for row in chosen:
+            await self.evict(row.sha256)
+
+    async def commit(self, partial: Partial) -> Blob:
+        """Verify a full partial and give it its name. Raises DigestMismatch, SizeMismatch.
+
+        The partial's own name stays until `settle`: libtorrent may still have it open.
+        """
+        sha256 = await partial.seal()
+        path = self.path_of(sha256)
+        await self._lane.run(self._link, partial.path, path)
+        git = partial.digest if isinstance(partial.digest, GitId) else None
+        row = BlobRow(sha256, partial.size, git, self._clock.wall())
+        await self._index_lane.run(self._index.put_blob, row)
+        self._remember(row)
+        return Blob(sha256, partial.size, path)
+
+    def _link(self, source: Path, target: Path) -> None:
+        self._disk.make_folder(target.parent)
+        self._disk.link(source, target)
+        self._disk.sync_folder(target.parent)
+
+    async def settle(self, partial: Partial) -> None:
+        """Close a committed partial and remove its second name."""
+        await self.close(partial)
+        await self._lane.run(self._disk.unlink, partial.checkpoint_path)
+        await self._lane.run(self._disk.unlink, partial.path)
+
+    async def close(self, partial: Partial) -> None:
+        """Close a partial that may be taken up again later."""
+        self._open.pop(partial.digest.key, None)
+        await partial.close()
+
+    async def discard(self, partial: Partial) -> None:
+        """Set a wrong partial aside; the next one for this content starts empty."""
+        await self.close(partial)
+        await self._lane.run(self._disk.unlink, partial.checkpoint_path)
+        await self._lane.run(self._set_aside, partial.path)
+
+    # going
+
+    async def evict(self, sha256: Sha256) -> int:
+        """Delete a blob; returns the bytes that became free."""
+        row = self._forget(sha256)
+        await self._index_lane.run(self._index.drop_blob, sha256)
+        await self._lane.run(self._disk.unlink, self.path_of(sha256))
+        return row.size if row else 0
+
+    async def quarantine(self, sha256: Sha256) -> None:
+        """Set a damaged blob aside, so that it is fetched again."""
+        self._forget(sha256)
+        await self._index_lane.run(self._index.drop_blob, sha256)
+        await self._lane.run(self._set_aside, self.path_of(sha256))
+
+    def _forget(self, sha256: Sha256) -> BlobRow | None:
+        row = self._rows.pop(sha256, None)
+        if row is not None and row.git_id is not None:
+            self._by_git.pop(row.git_id, None)
+        self.on_lost(sha256)
+        return row
+
+    def _set_aside(self, path: Path) -> None:
+        kept = sorted(self._quarantine.iterdir(), key=lambda p: p.lstat().st_mtime)
+        for old in kept[: max(0, len(kept) - QUARANTINE_KEPT + 1)]:
+            self._disk.unlink(old)
+        if path.exists() or path.is_symlink():
+            self._disk.rename(path, self._quarantine / f"{path.name}.{os.urandom(4).hex()}")
+
+    async def adopt_unknown(self, path: Path) -> bool:
+        """Hash a blob file that the index does not know; index it, or set it aside."""
+        sha256 = Sha256(path.name)
+        size, found, git_id = await self._lane.run(self._hash_file, path)
+        if found != sha256:
+            await self._lane.run(self._set_aside, path)
+            return False
+        row = BlobRow(sha256, size, git_id, self._clock.wall())
+        await self._index_lane.run(self._index.put_blob, row)
+        self._remember(row)
+        return True
+
+    async def verify(self, sha256: Sha256) -> bool:
+        """Whether the blob's bytes still have its digest; a missing file counts as damaged."""
+        try:
+            _, found, _ = await self._lane.run(self._hash_file, self.path_of(sha256))
+        except StoreFailed:
+            return False
+        return found == sha256
+
+    def _hash_file(self, path: Path) -> tuple[int, Sha256, GitId]:
+        fd = self._disk.open(path, os.O_RDONLY)
+        try:
+            size = self._disk.size(fd)
+            sha256, git_id = Sha256("0" * 64).hasher(size), GitId("0" * 40).hasher(size)
+            position = 0
+            while data := self._disk.read(fd, 1 << 20, position):
+                sha256.update(data)
+                git_id.update(data)
+                position += len(data)
+        finally:
+            self._disk.close(fd)
+        return size, Sha256(sha256.hexdigest()), GitId(git_id.hexdigest())
