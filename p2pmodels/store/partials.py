@@ -4,19 +4,25 @@
 2. `vouched` is the part of `landed` that the origin itself gave over its own connection.
 3. A checkpoint is written only after the data it speaks of is synced, so that after a power cut we
    may have lost bytes but never believe in bytes that we lack.
-4. The whole-file digest is computed along the way, over the unbroken run from the first byte.
+4. The whole-file digest is computed along the way, over the unbroken run from the first byte. Its
+   state belongs to the worker threads and is touched under `_hash_mutex` only.
+5. A cancelled caller leaves its write running in a thread: `close` waits for all of them, so that
+   a file descriptor is never reused under a late write.
 
 Sources fill it (`write`, or `mark` for bytes that libtorrent wrote into `path`), readers wait on
-`changed`, the fetch seals it.
+`changed`, the fetch has the store commit it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from p2pmodels.clock import Clock
 from p2pmodels.core.digests import Digest, Hasher, Sha256
@@ -25,13 +31,16 @@ from p2pmodels.errors import DigestMismatch, ProtocolError, SizeMismatch
 from p2pmodels.store.disk import Buffer, Disk
 from p2pmodels.workers import Lane
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 CHECKPOINT_BYTES = 64 * MIB  # bytes landed since the last checkpoint; what a crash may cost
 CHECKPOINT_S = 5.0  # seconds; the same for a slow line
 HASH_STEP = 4 * MIB  # bytes hashed in one go, so that a worker is never held for long
 
 
 class Partial:
-    """States: filling, full (`is_full`), sealed (its digest was checked), closed."""
+    """States: filling, full (`is_full`), closed."""
 
     def __init__(
         self, digest: Digest, size: int, path: Path, disk: Disk, lane: Lane, clock: Clock
@@ -44,12 +53,13 @@ class Partial:
         self.changed = asyncio.Condition()
         self._disk, self._lane, self._clock = disk, lane, clock
         self._fd = -1
-        self._hash_lock = asyncio.Lock()
+        self._running: set[Future[object]] = set()
+        self._hash_mutex = threading.Lock()
         self._hashed = 0  # every byte before this one went into the hash
-        self._restart_hash()
+        self._hasher, self._sha256 = self._fresh_hashers()
+        self._saving = asyncio.Lock()
         self._saved_total = 0
         self._saved_at = clock.monotonic()
-        self._saving = asyncio.Lock()
 
     @property
     def checkpoint_path(self) -> Path:
@@ -85,35 +95,42 @@ class Partial:
             saved = json.loads(self._disk.read_text(self.checkpoint_path))
             if saved["size"] != self.size or saved["digest"] != self.digest.key:
                 raise ProtocolError("checkpoint of another file")
-            ranges = [RangeSet(map(tuple, saved[name])) for name in ("landed", "vouched")]
+            landed, vouched = (
+                RangeSet((int(start), int(stop)) for start, stop in saved[name])
+                for name in ("landed", "vouched")
+            )
         except (OSError, ValueError, KeyError, TypeError, ProtocolError):
             return RangeSet(), RangeSet()
-        for held in ranges:
-            held.remove(self.size, max(self.size, 1 << 62))
-        return ranges[0], ranges[1]
+        for held in (landed, vouched):
+            held.remove(self.size, 1 << 62)
+        return landed, vouched
+
+    async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run in a thread; `close` waits for it even if the caller is cancelled meanwhile."""
+        job = self._lane.submit(function, *args, **kwargs)
+        self._running.add(job)  # type: ignore[arg-type]
+        job.add_done_callback(self._running.discard)
+        return await asyncio.wrap_future(job)
+
+    # filling
 
     async def write(self, offset: int, data: Buffer, *, vouched: bool) -> None:
         """Put `data` at `offset`. Raises SizeMismatch beyond the end, DiskFull, StoreFailed."""
         stop = offset + len(data)
         if offset < 0 or stop > self.size:
             raise SizeMismatch(f"bytes {offset}…{stop} of a file of {self.size}")
-        # Bytes that continue the hashed run are hashed while they are at hand: no second read.
-        if self._hashed == offset and not self._hash_lock.locked():
-            async with self._hash_lock:
-                await self._lane.run(self._write_and_hash, offset, data)
-                self._hashed = stop
-        else:
-            await self._lane.run(self._disk.write, self._fd, data, offset)
+        await self._call(self._write, offset, data)
         await self.mark(offset, stop, vouched=vouched)
 
-    def _write_and_hash(self, offset: int, data: Buffer) -> None:
+    def _write(self, offset: int, data: Buffer) -> None:
         self._disk.write(self._fd, data, offset)
-        self._update(data)
-
-    def _update(self, data: Buffer) -> None:
-        self._hasher.update(data)
-        if self._sha256 is not self._hasher:
-            self._sha256.update(data)
+        # Bytes that continue the hashed run are hashed while they are at hand: no second read.
+        if self._hash_mutex.acquire(blocking=False):
+            try:
+                if self._hashed == offset:
+                    self._update(data)
+            finally:
+                self._hash_mutex.release()
 
     async def mark(self, start: int, stop: int, *, vouched: bool = False) -> None:
         """Note that start … stop-1 can now be read from `path`, and wake the readers."""
@@ -121,7 +138,7 @@ class Partial:
         if vouched:
             self.vouched.add(start, stop)
         await self.wake()
-        if self._checkpoint_due():
+        if self._checkpoint_is_due():
             await self.checkpoint()
 
     async def wake(self) -> None:
@@ -129,88 +146,92 @@ class Partial:
         async with self.changed:
             self.changed.notify_all()
 
-    def _checkpoint_due(self) -> bool:
+    def _checkpoint_is_due(self) -> bool:
         new = self.landed.total - self._saved_total
-        late = self._clock.monotonic() - self._saved_at >= CHECKPOINT_S
-        return not self._saving.locked() and (new >= CHECKPOINT_BYTES or (late and new > 0))
+        is_late = self._clock.monotonic() - self._saved_at >= CHECKPOINT_S
+        return not self._saving.locked() and (new >= CHECKPOINT_BYTES or (is_late and new > 0))
 
     async def checkpoint(self) -> None:
-        """Sync the data, then record what has landed."""
+        """Sync the data, then record what had landed before the sync."""
         async with self._saving:
             if self._fd < 0:
                 return
-            text = json.dumps(
-                {
-                    "digest": self.digest.key,
-                    "size": self.size,
-                    "landed": list(self.landed),
-                    "vouched": list(self.vouched),
-                }
-            )
+            ranges = {"landed": list(self.landed), "vouched": list(self.vouched)}
+            text = json.dumps({"digest": self.digest.key, "size": self.size, **ranges})
             self._saved_total, self._saved_at = self.landed.total, self._clock.monotonic()
-            await self._lane.run(self._save, text)
+            await self._call(self._save, text)
 
     def _save(self, text: str) -> None:
         self._disk.sync(self._fd)
         self._disk.replace_text(self.checkpoint_path, text)
 
-    async def read(self, offset: int, length: int) -> bytes:
-        """Bytes that have landed; the caller has looked at `landed` first."""
-        return await self._lane.run(self._disk.read, self._fd, length, offset)
+    # the whole-file digest
+
+    def _fresh_hashers(self) -> tuple[Hasher, Hasher]:
+        """One hash serves an LFS file; a small file needs git's for the check, sha256 as name."""
+        check = self.digest.hasher(self.size)
+        is_sha256 = isinstance(self.digest, Sha256)
+        return check, check if is_sha256 else Sha256("0" * 64).hasher(self.size)
+
+    def _update(self, data: Buffer) -> None:
+        self._hasher.update(data)
+        if self._sha256 is not self._hasher:
+            self._sha256.update(data)
+        self._hashed += len(data)
 
     async def hash_on(self) -> None:
         """Bring the whole-file hash up to the end of the unbroken run from the first byte."""
         while self._hashed < self.landed.run_end(0):
-            async with self._hash_lock:
-                start = self._hashed
-                step = min(HASH_STEP, self.landed.run_end(0) - start)
-                if step > 0:
-                    await self._lane.run(self._hash_step, start, step)
-                    self._hashed = start + step
+            await self._call(self._hash_step, self.landed.run_end(0))
 
-    def _hash_step(self, offset: int, length: int) -> None:
-        data = self._disk.read(self._fd, length, offset)
-        if len(data) != length:
-            raise SizeMismatch(f"{self.path.name} ends at {offset + len(data)}")
-        self._update(data)
+    def _hash_step(self, stop: int) -> None:
+        with self._hash_mutex:
+            length = min(HASH_STEP, stop - self._hashed)
+            if length > 0:
+                data = self._disk.read(self._fd, length, self._hashed)
+                if not data:
+                    raise SizeMismatch(f"{self.path.name} ends at {self._hashed}")
+                self._update(data)
 
     async def seal(self) -> Sha256:
-        """Check the whole-file digest. Raises DigestMismatch, SizeMismatch; the caller commits."""
+        """Check the whole-file digest and sync. Raises DigestMismatch, SizeMismatch."""
         if not self.is_full:
             raise SizeMismatch(f"{self.landed.total} of {self.size} bytes landed")
         await self.hash_on()
         actual = self._hasher.hexdigest()
         if actual != self.digest.value:
             raise DigestMismatch(f"{actual} instead of {self.digest.value}")
-        await self._lane.run(self._disk.sync, self._fd)
+        await self._call(self._disk.sync, self._fd)
         return Sha256(self._sha256.hexdigest())
-
-    def _restart_hash(self) -> None:
-        """One hash serves an LFS file; a small file needs git's for the check, sha256 as name."""
-        self._hashed = 0
-        self._hasher: Hasher = self.digest.hasher(self.size)
-        is_sha256 = isinstance(self.digest, Sha256)
-        self._sha256: Hasher = self._hasher if is_sha256 else Sha256("0" * 64).hasher(self.size)
 
     async def forget(self) -> bool:
         """Drop bytes that turned out wrong; what the origin gave stays, if peers gave the rest.
 
         Returns whether anything was kept.
         """
-        async with self._hash_lock:
-            kept = RangeSet() if self.vouched == self.landed else RangeSet(self.vouched)
-            self.landed, self.vouched = kept, RangeSet(kept)
-            self._restart_hash()
-            self._saved_total = 0
-        await self._lane.run(self._disk.unlink, self.checkpoint_path)
+        kept = RangeSet() if self.vouched == self.landed else RangeSet(self.vouched)
+        self.landed, self.vouched = kept, RangeSet(kept)
+        await self._call(self._restart)
         await self.wake()
         return kept.total > 0
+
+    def _restart(self) -> None:
+        with self._hash_mutex:
+            self._hashed = 0
+            self._hasher, self._sha256 = self._fresh_hashers()
+        self._saved_total = 0
+        self._disk.unlink(self.checkpoint_path)
 
     async def close(self) -> None:
         """Let the file go; what has landed stays recorded if `checkpoint` ran."""
         async with self._saving:
             fd, self._fd = self._fd, -1
             if fd >= 0:
-                with contextlib.suppress(OSError):
-                    await self._lane.run(self._disk.close, fd)
+                running = tuple(self._running)
+                await self._lane.run(_close_after, running, self._disk, fd)
         await self.wake()
+
+
+def _close_after(running: tuple[Future[object], ...], disk: Disk, fd: int) -> None:
+    wait(running)
+    disk.close(fd)

@@ -1,0 +1,257 @@
+"""The sharing policy at work: what is proven public is torrented, seeded and told to peers.
+
+1. Nothing is shared without a public proof: an anonymous request to the origin that succeeded for a
+   file of that snapshot at that commit. A fetch that carried no token is such a request.
+2. Hubs gate whole repos, so one file's proof stands for its snapshot; a refusal for any file ends it.
+3. A proof is renewed before it is a week old; when the origin refuses, everything is withdrawn.
+4. Torrents are made once and kept; at start they are seeded again without hashing anything.
+5. A snapshot that is nearly complete is completed, so that it can be shared as a whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2pmodels.clock import Clock
+from p2pmodels.core.digests import Sha256
+from p2pmodels.core.manifest import FileEntry, Manifest, Want
+from p2pmodels.core.names import Commit, FilePath
+from p2pmodels.core.policy import PROOF_LASTS_S, ShareState, may_share, should_complete
+from p2pmodels.core.torrent import BLOB_TORRENT_FROM, Torrent, TorrentName
+from p2pmodels.errors import AccessRefused, NotFound, P2PModelsError, SourceFailed
+from p2pmodels.sources.swarm.swarm import Swarm
+from p2pmodels.sources.swarm.torrents import make_torrent, read_torrent
+from p2pmodels.store.blobs import Blob
+from p2pmodels.store.store import Store
+from p2pmodels.transfer.resolve import Hubs
+from p2pmodels.workers import Lane
+
+log = logging.getLogger(__name__)
+
+RENEW_BEFORE_S = 24 * 3600.0  # seconds before a proof ends at which it is renewed
+LOOK_EVERY_S = 60.0  # seconds; a withdrawn repo is gone from the network within a minute
+
+
+@dataclass(frozen=True)
+class SharingOptions:
+    """Whether anything is shared at all."""
+
+    is_enabled: bool = True
+
+
+class Sharing:
+    """Decides what is shared and keeps the swarm in step with it."""
+
+    def __init__(
+        self,
+        options: SharingOptions,
+        store: Store,
+        swarm: Swarm,
+        hubs: Hubs,
+        complete: Callable[[Manifest], Awaitable[None]],
+        lane: Lane,
+        clock: Clock,
+    ) -> None:
+        self._options, self._store, self._swarm, self._hubs = options, store, swarm, hubs
+        self._complete = complete
+        self._lane, self._clock = lane, clock
+        self._torrents: dict[TorrentName, Torrent] = {}
+        self._shipped: dict[TorrentName, Torrent] = {}
+        self._due: asyncio.Queue[Manifest] = asyncio.Queue()
+        self._lost: asyncio.Event = asyncio.Event()
+        store.blobs.on_lost = lambda _sha256: self._lost.set()
+
+    # what others ask
+
+    def state(self, manifest: Manifest) -> ShareState:
+        """Whether a snapshot is shared, or why not."""
+        proved = self._store.snapshots.proved_at(manifest)
+        state = may_share(manifest, proved, self._clock.wall(), is_enabled=self._options.is_enabled)
+        if state is ShareState.SHARED and manifest.commit not in self._torrents:
+            return ShareState.INCOMPLETE
+        return state
+
+    def known(self, name: TorrentName) -> Torrent | None:
+        """A torrent made here, or shipped with the program."""
+        return self._torrents.get(name) or self._shipped.get(name)
+
+    def shared(self, name: TorrentName) -> Torrent | None:
+        """The torrent, if its data is here and may be shared now."""
+        torrent = self._torrents.get(name)
+        if torrent is None or self._paths(torrent) is None:
+            return None
+        return torrent if self._is_public(torrent) else None
+
+    def may_share_blob(self, sha256: Sha256) -> bool:
+        """Whether the blob is here and some snapshot that is proven public contains it."""
+        if self._store.blobs.find(sha256) is None:
+            return False
+        homes = self._store.snapshots.homes(sha256)
+        return any(self._proven(manifest) for manifest in homes)
+
+    def ship(self, torrents: list[Torrent]) -> None:
+        """Take in the torrents that come with the program."""
+        self._shipped = {torrent.name: torrent for torrent in torrents}
+
+    # what happens
+
+    async def run(self) -> None:
+        """Seed what was shared before, then follow what arrives, goes and grows old."""
+        await self._resume()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow())
+            tasks.create_task(self._watch())
+
+    async def on_blob(self, want: Want, blob: Blob, was_anonymous: bool) -> None:
+        """A blob has arrived: it may complete a snapshot, or prove one public."""
+        for manifest in self._store.snapshots.homes(want.entry.digest):
+            is_asked = (manifest.repo, manifest.commit) == (want.repo, want.commit)
+            if is_asked and was_anonymous and not manifest.is_restricted:
+                await self._store.snapshots.put_proof(manifest)
+            self._due.put_nowait(manifest)
+
+    async def torrent(self, manifest: Manifest) -> Torrent | None:
+        """The snapshot torrent, made now if it can be; None while files are missing."""
+        await self._share_snapshot(manifest)
+        return self._torrents.get(manifest.commit)
+
+    async def _follow(self) -> None:
+        while True:
+            manifest = await self._due.get()
+            try:
+                await self._consider(manifest)
+            except P2PModelsError as error:
+                log.warning("sharing %s: %s", manifest.repo, error)
+
+    async def _consider(self, manifest: Manifest) -> None:
+        if not self._options.is_enabled or manifest.is_restricted:
+            return
+        if not self._proven(manifest) and not await self._prove(manifest):
+            return
+        for entry in manifest.files:
+            if isinstance(entry.digest, Sha256) and entry.size >= BLOB_TORRENT_FROM:
+                await self._share_blob(entry)
+        await self._share_snapshot(manifest)
+        holding = self._store.snapshots.holding(manifest)
+        if should_complete(holding.bytes, holding.bytes_cached):
+            await self._complete(manifest)
+
+    def _proven(self, manifest: Manifest) -> bool:
+        proved = self._store.snapshots.proved_at(manifest)
+        now = self._clock.wall()
+        state = may_share(manifest, proved, now, is_enabled=self._options.is_enabled)
+        return state is ShareState.SHARED
+
+    async def _prove(self, manifest: Manifest) -> bool:
+        """Ask the origin for one of its files with no credentials; the largest is the one gated."""
+        witness = max(manifest.wants, key=lambda want: want.entry.size, default=None)
+        if witness is None:
+            return False
+        try:
+            await self._hubs.prove(witness)
+        except (AccessRefused, NotFound) as error:
+            log.info("%s is not public: %s", manifest.repo, error)
+            await self._store.snapshots.drop_proof(manifest)
+            await self._withdraw_unproven()
+            return False
+        except SourceFailed as error:
+            log.info("no public proof for %s now: %s", manifest.repo, error)
+            return False
+        await self._store.snapshots.put_proof(manifest)
+        return True
+
+    async def _share_blob(self, entry: FileEntry) -> None:
+        blob = self._store.blobs.find(entry.digest)
+        if blob is None:
+            return
+        torrent = self._torrents.get(blob.sha256)
+        path = FilePath(blob.sha256.value)
+        await self._seed(torrent, blob.sha256, [(path, blob.size, blob.path)])
+
+    async def _share_snapshot(self, manifest: Manifest) -> None:
+        files = []
+        for entry in manifest.files:
+            blob = self._store.blobs.find(entry.digest)
+            if blob is None:
+                return
+            files.append((entry.path, blob.size, blob.path))
+        if files:
+            await self._seed(self._torrents.get(manifest.commit), manifest.commit, files)
+
+    async def _seed(
+        self, torrent: Torrent | None, name: TorrentName, files: list[tuple[FilePath, int, Path]]
+    ) -> None:
+        if torrent is None:
+            torrent = await self._lane.run(make_torrent, name, files)
+            await self._store.snapshots.put_torrent(name, torrent.data)
+            self._torrents[name] = torrent
+        if self._is_public(torrent) and self._swarm.is_usable:
+            await self._swarm.seed(torrent, {path: disk for path, _, disk in files})
+
+    async def _resume(self) -> None:
+        """Read the kept torrents and seed those whose data is here and public; nothing is hashed."""
+        for data in await self._store.snapshots.torrents():
+            try:
+                torrent = await self._lane.run(read_torrent, data)
+            except P2PModelsError as error:
+                log.warning("a kept torrent is unreadable: %s", error)
+                continue
+            self._torrents[torrent.name] = torrent
+            paths = self._paths(torrent)
+            if paths is not None and self._is_public(torrent) and self._swarm.is_usable:
+                await self._swarm.seed(torrent, paths)
+        for manifest in self._store.snapshots.all():
+            self._due.put_nowait(manifest)
+
+    async def _watch(self) -> None:
+        """Withdraw what was evicted or is no longer public, and renew proofs in time."""
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._lost.wait()
+            except TimeoutError:
+                await self._renew_proofs()
+            self._lost.clear()
+            await self._withdraw_unproven()
+
+    async def _renew_proofs(self) -> None:
+        for manifest in self._store.snapshots.all():
+            proved = self._store.snapshots.proved_at(manifest)
+            age = self._clock.wall() - proved if proved is not None else 0.0
+            if age > PROOF_LASTS_S - RENEW_BEFORE_S:
+                await self._prove(manifest)
+
+    async def _withdraw_unproven(self) -> None:
+        for torrent in list(self._torrents.values()):
+            if self._paths(torrent) is None:
+                await self._swarm.withdraw(torrent.infohash)
+                self._torrents.pop(torrent.name, None)
+                await self._store.snapshots.drop_torrent(torrent.name)
+            elif not self._is_public(torrent):
+                await self._swarm.withdraw(torrent.infohash)
+
+    def _is_public(self, torrent: Torrent) -> bool:
+        if isinstance(torrent.name, Commit):
+            manifest = self._store.snapshots.by_commit(torrent.name)
+            return manifest is not None and self._proven(manifest)
+        return self.may_share_blob(torrent.name)
+
+    def _paths(self, torrent: Torrent) -> dict[FilePath, Path] | None:
+        """Where the torrent's files are, or None when one of them is missing."""
+        if isinstance(torrent.name, Sha256):
+            blob = self._store.blobs.find(torrent.name)
+            return {FilePath(torrent.name.value): blob.path} if blob else None
+        manifest = self._store.snapshots.by_commit(torrent.name)
+        if manifest is None:
+            return None
+        paths = {}
+        for entry in manifest.files:
+            blob = self._store.blobs.find(entry.digest)
+            if blob is None:
+                return None
+            paths[entry.path] = blob.path
+        return paths
