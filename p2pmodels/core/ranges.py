@@ -63,14 +63,14 @@ def parse_range(header: str | None, size: int) -> ByteRange | None:
     if not first:
         length = min(_bounded(last), size)
         if length == 0:
-            raise RangeUnsatisfiable(f"bytes {spec} of {size}")
+            raise RangeUnsatisfiable(f"bytes {spec[:60]} of {size}", size=size)
         return ByteRange(size - length, size, size)
     start = _bounded(first)
     stop = min(_bounded(last) + 1, size) if last else size
     if last and _bounded(last) < start:
         return None
     if start >= size:
-        raise RangeUnsatisfiable(f"bytes {spec} of {size}")
+        raise RangeUnsatisfiable(f"bytes {spec[:60]} of {size}", size=size)
     return ByteRange(start, stop, size)
 
 

@@ -2,7 +2,7 @@
 
 1. Nothing is shared without a public proof: an anonymous request to the origin that succeeded for a
    file of that snapshot at that commit. A fetch that carried no token is such a request.
-2. Hubs gate whole repos, so one file's proof stands for its snapshot; a refusal for any file ends it.
+2. Hubs gate whole repos, so one file's proof stands for its snapshot.
 3. A proof is renewed before it is a week old; when the origin refuses, everything is withdrawn.
 4. Torrents are made once and kept; at start they are seeded again without hashing anything.
 5. A snapshot that is nearly complete is completed, so that it can be shared as a whole.
@@ -22,7 +22,7 @@ from p2pmodels.core.manifest import FileEntry, Manifest, Want
 from p2pmodels.core.names import Commit, FilePath
 from p2pmodels.core.policy import PROOF_LASTS_S, ShareState, may_share, should_complete
 from p2pmodels.core.torrent import BLOB_TORRENT_FROM, Torrent, TorrentName
-from p2pmodels.errors import AccessRefused, NotFound, P2PModelsError, SourceFailed
+from p2pmodels.errors import AccessRefused, NotFound, NotShared, P2PModelsError, SourceFailed
 from p2pmodels.sources.swarm.swarm import Swarm
 from p2pmodels.sources.swarm.torrents import make_torrent, read_torrent
 from p2pmodels.store.blobs import Blob
@@ -84,14 +84,14 @@ class Sharing:
         torrent = self._torrents.get(name)
         if torrent is None or self._paths(torrent) is None:
             return None
-        return torrent if self._is_public(torrent) else None
+        return torrent if self._may_seed(torrent) else None
 
     def may_share_blob(self, sha256: Sha256) -> bool:
         """Whether the blob is here and some snapshot that is proven public contains it."""
         if self._store.blobs.find(sha256) is None:
             return False
         homes = self._store.snapshots.homes(sha256)
-        return any(self._proven(manifest) for manifest in homes)
+        return any(self.is_public(manifest) for manifest in homes)
 
     def ship(self, torrents: list[Torrent]) -> None:
         """Take in the torrents that come with the program."""
@@ -115,7 +115,12 @@ class Sharing:
             self._due.put_nowait(manifest)
 
     async def torrent(self, manifest: Manifest) -> Torrent | None:
-        """The snapshot torrent, made now if it can be; None while files are missing."""
+        """The snapshot torrent, made now if it can be; None while files are missing.
+
+        Raises NotShared for what is not proven public.
+        """
+        if not self.is_public(manifest) and not await self._prove(manifest):
+            raise NotShared(f"{manifest.repo}@{manifest.commit.value[:8]}")
         await self._share_snapshot(manifest)
         return self._torrents.get(manifest.commit)
 
@@ -130,7 +135,7 @@ class Sharing:
     async def _consider(self, manifest: Manifest) -> None:
         if not self._options.is_enabled or manifest.is_restricted:
             return
-        if not self._proven(manifest) and not await self._prove(manifest):
+        if not self.is_public(manifest) and not await self._prove(manifest):
             return
         for entry in manifest.files:
             if isinstance(entry.digest, Sha256) and entry.size >= BLOB_TORRENT_FROM:
@@ -140,7 +145,7 @@ class Sharing:
         if should_complete(holding.bytes, holding.bytes_cached):
             await self._complete(manifest)
 
-    def _proven(self, manifest: Manifest) -> bool:
+    def is_public(self, manifest: Manifest) -> bool:
         proved = self._store.snapshots.proved_at(manifest)
         now = self._clock.wall()
         state = may_share(manifest, proved, now, is_enabled=self._options.is_enabled)
@@ -148,6 +153,8 @@ class Sharing:
 
     async def _prove(self, manifest: Manifest) -> bool:
         """Ask the origin for one of its files with no credentials; the largest is the one gated."""
+        if manifest.is_restricted or not self._options.is_enabled:
+            return False
         witness = max(manifest.wants, key=lambda want: want.entry.size, default=None)
         if witness is None:
             return False
@@ -189,11 +196,11 @@ class Sharing:
             torrent = await self._lane.run(make_torrent, name, files)
             await self._store.snapshots.put_torrent(name, torrent.data)
             self._torrents[name] = torrent
-        if self._is_public(torrent) and self._swarm.is_usable:
+        if self._may_seed(torrent) and self._swarm.is_usable:
             await self._swarm.seed(torrent, {path: disk for path, _, disk in files})
 
     async def _resume(self) -> None:
-        """Read the kept torrents and seed those whose data is here and public; nothing is hashed."""
+        """Seed the kept torrents whose data is here and public; nothing is hashed."""
         for data in await self._store.snapshots.torrents():
             try:
                 torrent = await self._lane.run(read_torrent, data)
@@ -202,7 +209,7 @@ class Sharing:
                 continue
             self._torrents[torrent.name] = torrent
             paths = self._paths(torrent)
-            if paths is not None and self._is_public(torrent) and self._swarm.is_usable:
+            if paths is not None and self._may_seed(torrent) and self._swarm.is_usable:
                 await self._swarm.seed(torrent, paths)
         for manifest in self._store.snapshots.all():
             self._due.put_nowait(manifest)
@@ -231,13 +238,13 @@ class Sharing:
                 await self._swarm.withdraw(torrent.infohash)
                 self._torrents.pop(torrent.name, None)
                 await self._store.snapshots.drop_torrent(torrent.name)
-            elif not self._is_public(torrent):
+            elif not self._may_seed(torrent):
                 await self._swarm.withdraw(torrent.infohash)
 
-    def _is_public(self, torrent: Torrent) -> bool:
+    def _may_seed(self, torrent: Torrent) -> bool:
         if isinstance(torrent.name, Commit):
             manifest = self._store.snapshots.by_commit(torrent.name)
-            return manifest is not None and self._proven(manifest)
+            return manifest is not None and self.is_public(manifest)
         return self.may_share_blob(torrent.name)
 
     def _paths(self, torrent: Torrent) -> dict[FilePath, Path] | None:

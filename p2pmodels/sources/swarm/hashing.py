@@ -37,7 +37,9 @@ class HashedFile:
     pieces: bytes = b""
 
 
-def hash_file(path: FilePath, size: int, where: Path, length: int, *, is_padded: bool) -> HashedFile:
+def hash_file(
+    path: FilePath, size: int, where: Path, length: int, *, is_padded: bool
+) -> HashedFile:
     """Read `where` once; with `is_padded` the last v1 piece goes on with zeros to its full length.
 
     Raises SizeMismatch when the file is not `size` bytes long, StoreDamaged when unreadable.
@@ -84,9 +86,7 @@ def _fill(file: FileIO, buffer: memoryview) -> int:
 
 def _piece_root(piece: memoryview, leaves: int) -> bytes:
     """The root of a piece, as wide as `leaves` says or as its own blocks need."""
-    hashes = [
-        hashlib.sha256(piece[at : at + BLOCK]).digest() for at in range(0, len(piece), BLOCK)
-    ]
+    hashes = [hashlib.sha256(piece[at : at + BLOCK]).digest() for at in range(0, len(piece), BLOCK)]
     return _root(hashes, NO_BLOCK, leaves)
 
 

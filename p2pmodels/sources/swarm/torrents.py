@@ -89,25 +89,19 @@ def read_torrent(data: bytes) -> Torrent:
     return torrent
 
 
-def check_against(torrent: Torrent, manifest: Manifest) -> None:
-    """Refuse a torrent that is not of this snapshot or of one of its blobs. Raises ProtocolError.
-
-    For a blob torrent `manifest` must hold a file of that digest and size.
-    """
+def check_against(torrent: Torrent, claimed: Manifest | FileEntry) -> None:
+    """Refuse a torrent that is not of this snapshot, or of this blob. Raises ProtocolError."""
     listed = [(file.path, file.size) for file in torrent.files]
-    if isinstance(torrent.name, Sha256):
-        if not any(_is_blob(entry, torrent) for entry in manifest.files):
-            raise ProtocolError(f"blob torrent {torrent.name} is no file of {manifest.repo}")
+    if isinstance(claimed, FileEntry):
+        if (torrent.name, listed[0][1]) != (claimed.digest, claimed.size):
+            raise ProtocolError(f"torrent {torrent.name} is not of {claimed.path}")
         return
+    manifest = claimed
     wanted = sorted(manifest.files, key=lambda entry: tree_order(entry.path))
     if torrent.name != manifest.commit:
         raise ProtocolError(f"a torrent of {torrent.name} instead of {manifest.commit}")
     if listed != [(entry.path, entry.size) for entry in wanted]:
         raise ProtocolError(f"the torrent's files are not those of {manifest.repo}")
-
-
-def _is_blob(entry: FileEntry, torrent: Torrent) -> bool:
-    return entry.digest == torrent.name and entry.size == torrent.files[0].size
 
 
 def _piece_length_of(name: TorrentName, files: Sequence[TorrentFile]) -> int:
@@ -132,9 +126,7 @@ def _pieces(files: Iterable[HashedFile], length: int) -> int:
     return sum(-(-file.size // length) for file in files)
 
 
-def _torrent(
-    name: TorrentName, length: int, files: Sequence[HashedFile], pieces: bytes
-) -> Torrent:
+def _torrent(name: TorrentName, length: int, files: Sequence[HashedFile], pieces: bytes) -> Torrent:
     """Write the text of a torrent; `files` are in tree order."""
     info: dict[bytes, Bencoded] = {
         b"file tree": _tree(files),
@@ -147,7 +139,9 @@ def _torrent(
         info[b"length"] = files[0].size
     else:
         info[b"files"] = _v1_files(files, length)
-    layers: dict[bytes, Bencoded] = {file.root: b"".join(file.layer) for file in files if file.layer}
+    layers: dict[bytes, Bencoded] = {
+        file.root: b"".join(file.layer) for file in files if file.layer
+    }
     text = encode(info)
     data = encode({b"info": info, b"piece layers": layers})
     if len(data) > TORRENT_BYTES_LIMIT:

@@ -1,0 +1,309 @@
+"""The daemon: composes the parts, supervises them, and ends in order.
+
+1. Parts are entered left to right along the layers and left in reverse, each with its own bound.
+2. The store and the doors are fatal if they fail; the swarm and the LAN are optional and restarted.
+3. The first SIGTERM or SIGINT ends it in order, the second at once: always safe, because nothing
+   is believed that is not on the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import NoReturn
+
+from aiohttp import web
+
+from p2pmodels import __version__
+from p2pmodels.clock import Clock, RealClock
+from p2pmodels.config import Config, ListenAddress, explain
+from p2pmodels.core.manifest import Manifest
+from p2pmodels.core.names import RepoId
+from p2pmodels.core.peer import Hello, PeerId
+from p2pmodels.core.secret import Secret
+from p2pmodels.doors.app import local_app
+from p2pmodels.doors.guard import GuardOptions
+from p2pmodels.doors.parts import Identity, Parts
+from p2pmodels.doors.peer import peer_app
+from p2pmodels.doors.work import SnapshotFetch, check_store
+from p2pmodels.errors import ConfigError
+from p2pmodels.notify import notify, watchdog_interval_s
+from p2pmodels.shipped import shipped_torrents
+from p2pmodels.sources.lan.lan import Lan, LanOptions
+from p2pmodels.sources.origin.origins import Origins
+from p2pmodels.sources.swarm.settings import SwarmOptions
+from p2pmodels.sources.swarm.swarm import Swarm
+from p2pmodels.sources.swarm.torrents import read_torrent
+from p2pmodels.store.figures import SHARED
+from p2pmodels.store.room import RoomOptions
+from p2pmodels.store.store import Store, StoreOptions
+from p2pmodels.supervision import Fatal, supervise
+from p2pmodels.transfer.catalogue import Catalogue
+from p2pmodels.transfer.fetcher import Fetcher
+from p2pmodels.transfer.nearby import Nearby
+from p2pmodels.transfer.resolve import Resolver
+from p2pmodels.transfer.sharing import Sharing, SharingOptions
+from p2pmodels.workers import Lane, workers
+
+log = logging.getLogger(__name__)
+
+RESPONSES_END_S = 3.0  # seconds that running answers are given at the end
+KEEPALIVE_S = 15.0  # seconds; aiohttp's default of an hour is a gift to slowloris
+UMASK = 0o077  # nobody else reads the cache: it may hold what only its owner may see
+
+
+class _Stopping(Exception):
+    """The ordinary end."""
+
+
+def bind(address: ListenAddress, what: str) -> socket.socket:
+    """A listening socket. Raises ConfigError when the port is taken."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        return socket.create_server((address.host, address.port), family=family, backlog=512)
+    except OSError as error:
+        raise ConfigError(
+            f"{what} cannot listen on {address}: {error.strerror}",
+            advice=f"Another program has the port (`ss -ltnp 'sport = :{address.port}'` names it);"
+            " stop it, or choose another port (0 takes a free one).",
+        ) from error
+
+
+def _kept_text(path: Path, make: Callable[[], str]) -> str:
+    """The text of a small private file, made at the first start."""
+    if not path.exists():
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write(make() + "\n")
+    return path.read_text().strip()
+
+
+def _url(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Daemon:
+    """All parts of one running daemon; `run` returns when it was told to stop."""
+
+    def __init__(self, config: Config, clock: Clock) -> None:
+        self.config = config
+        self._clock = clock
+        self._runners: list[web.AppRunner] = []
+
+    async def run(self, ready: Callable[[Parts], None]) -> None:
+        """Start everything, call `ready`, and serve until a signal comes."""
+        async with AsyncExitStack() as exits:
+            parts = await self._enter(exits)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(_until_signalled(), name="signals")
+                tasks.create_task(parts.store.run(), name="store")
+                tasks.create_task(self._watchdog(parts), name="watchdog")
+                optional = {
+                    "swarm": parts.swarm.run,
+                    "lan": parts.lan.run,
+                    "sharing": parts.sharing.run,
+                }
+                for name, run in optional.items():
+                    set_state = parts.identity.states.__setitem__
+                    tasks.create_task(supervise(name, run, self._clock, set_state), name=name)
+                ready(parts)
+
+    async def _enter(self, exits: AsyncExitStack) -> Parts:
+        """Enter every part; what is entered last ends first."""
+        config, clock = self.config, self._clock
+        lane = await exits.enter_async_context(workers())
+        room = RoomOptions(config.store.cache_limit_bytes, config.store.free_floor_bytes)
+        store = Store(StoreOptions(config.data_dir, room), lane, clock)
+        await exits.enter_async_context(store)
+        peer_id = PeerId(_kept_text(config.data_dir / "id", lambda: secrets.token_hex(16)))
+        token = Secret(_kept_text(config.data_dir / "control-token", secrets.token_urlsafe))
+        local, peer = bind(config.web.listen, "web.listen"), bind(config.lan.listen, "lan.listen")
+        exits.callback(local.close)
+        exits.callback(peer.close)
+        swarm = await exits.enter_async_context(Swarm(_swarm_options(config), lane, clock))
+        exits.callback(_keep_shared_bytes, store, swarm)
+        origins = await exits.enter_async_context(Origins(config.origin_options(), clock))
+        identity = self._identity(peer_id, local, peer, swarm)
+        lan = Lan(_lan_options(config, identity, peer.getsockname()[1]), clock)
+        parts = await self._compose(exits, identity, store, swarm, origins, lan, lane)
+        guarded = GuardOptions(tuple(config.web.allowed_hosts), tuple(config.web.allowed_origins))
+        catalogue = Catalogue(parts.sharing, lambda: _hello(identity, peer.getsockname()[1]))
+        await self._serve(exits, local_app(parts, guarded, token), local)
+        await self._serve(exits, peer_app(catalogue, guarded, clock), peer)
+        await exits.enter_async_context(lan)
+        self._write_runtime_file(exits, identity)
+        return parts
+
+    async def _compose(
+        self,
+        exits: AsyncExitStack,
+        identity: Identity,
+        store: Store,
+        swarm: Swarm,
+        origins: Origins,
+        lan: Lan,
+        lane: Lane,
+    ) -> Parts:
+        config, clock = self.config, self._clock
+
+        async def complete(manifest: Manifest) -> None:
+            async for _ in SnapshotFetch(parts, list(manifest.wants)).events():
+                pass
+
+        sharing = Sharing(
+            SharingOptions(config.share.is_enabled), store, swarm, origins, complete, lane, clock
+        )
+        sharing.ship([read_torrent(data) for data in await lane.run(shipped_torrents)])
+        nearby = Nearby(lan, swarm, store.snapshots, sharing, lane)
+        fetcher = Fetcher(store.blobs, store.figures, origins, nearby, clock, sharing.on_blob)
+        resolver = Resolver(store.snapshots, origins, clock, config.fetch.branch_ttl_s)
+        parts = Parts(identity, store, resolver, fetcher, sharing, swarm, lan, origins, lane, clock)
+        await exits.enter_async_context(fetcher)
+        return parts
+
+    def _identity(
+        self, peer_id: PeerId, local: socket.socket, peer: socket.socket, swarm: Swarm
+    ) -> Identity:
+        config = self.config
+        return Identity(
+            id=str(peer_id),
+            profile=config.profile,
+            data_dir=config.data_dir,
+            url=_url(local),
+            peer_url=_url(peer),
+            bt_port=swarm.port,
+            started_at=self._clock.monotonic(),
+            settings=explain(config),
+        )
+
+    async def _serve(
+        self, exits: AsyncExitStack, app: web.Application, sock: socket.socket
+    ) -> None:
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            keepalive_timeout=KEEPALIVE_S,
+            shutdown_timeout=RESPONSES_END_S,
+            handler_cancellation=True,
+        )
+        await runner.setup()
+        exits.push_async_callback(runner.cleanup)
+        await web.SockSite(runner, sock, backlog=512).start()
+
+    def _write_runtime_file(self, exits: AsyncExitStack, identity: Identity) -> None:
+        """Tell the command line where we are; gone again when we are."""
+        path = self.config.data_dir / "daemon.json"
+        body = {
+            "pid": os.getpid(),
+            "url": identity.url,
+            "peer_url": identity.peer_url,
+            "bt_port": identity.bt_port,
+            "version": __version__,
+        }
+        path.write_text(json.dumps(body) + "\n")
+        exits.callback(path.unlink, missing_ok=True)
+
+    async def _watchdog(self, parts: Parts) -> None:
+        """Signs of life for the supervisor: the loop turns, and the disk answers."""
+        interval = watchdog_interval_s()
+        while interval is not None:
+            await parts.lane.run(parts.store.blobs.free_bytes)
+            notify("WATCHDOG=1")
+            await self._clock.sleep(interval)
+
+
+async def _until_signalled() -> NoReturn:
+    """Wait for the first SIGTERM or SIGINT; the second ends the process at once."""
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+
+    def on_signal() -> None:
+        if told.is_set():
+            os._exit(1)
+        told.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    await told.wait()
+    notify("STOPPING=1")
+    raise _Stopping
+
+
+def _swarm_options(config: Config) -> SwarmOptions:
+    return SwarmOptions(
+        listen_host=config.lan.listen.host,
+        port=config.swarm.port,
+        is_wan_enabled=config.swarm.is_wan_enabled,
+        lan_networks=tuple(config.lan.networks),
+        upload_limit_bytes_per_s=config.swarm.upload_limit_bytes_per_s,
+        download_limit_bytes_per_s=config.swarm.download_limit_bytes_per_s,
+        trackers=tuple(config.swarm.trackers),
+    )
+
+
+def _lan_options(config: Config, identity: Identity, peer_port: int) -> LanOptions:
+    return LanOptions(
+        id=PeerId(identity.id),
+        listen_host=config.lan.listen.host,
+        peer_port=peer_port,
+        bt_port=identity.bt_port,
+        is_mdns_enabled=config.lan.is_mdns_enabled,
+        peers=tuple(config.lan.peers),
+        networks=tuple(config.lan.networks),
+    )
+
+
+def _hello(identity: Identity, peer_port: int) -> Hello:
+    return Hello(PeerId(identity.id), __version__, 1, identity.bt_port, peer_port)
+
+
+def _keep_shared_bytes(store: Store, swarm: Swarm) -> None:
+    store.figures.count(SHARED, swarm.totals()[1])
+
+
+def _ready_line(parts: Parts) -> None:
+    identity = parts.identity
+    print(
+        f"p2pmodels {__version__} ready: {identity.url} (peers {identity.peer_url},"
+        f" BitTorrent port {identity.bt_port}, data {identity.data_dir})",
+        flush=True,
+    )
+    notify("READY=1")
+
+
+async def serve(
+    config: Config,
+    *,
+    clock: Clock | None = None,
+    ready: Callable[[Parts], None] = _ready_line,
+) -> int:
+    """Run a daemon until it is told to stop; returns the exit status."""
+    os.umask(UMASK)
+    try:
+        await Daemon(config, clock or RealClock()).run(ready)
+    except* _Stopping:
+        return 0
+    except* Fatal as group:
+        log.error("%s", group.exceptions[0])
+        return 1
+    return 0
+
+
+async def offline_check(
+    config: Config, repo: RepoId | None, repair: bool
+) -> AsyncIterator[dict[str, object]]:
+    """The events of `check` or `repair` on a data folder that no daemon uses."""
+    os.umask(UMASK)
+    clock = RealClock()
+    async with workers() as lane, Store(StoreOptions(config.data_dir), lane, clock) as store:
+        async for event in check_store(store, repo, repair=repair):
+            yield event
