@@ -52,6 +52,8 @@ class RangeSet:
 
     def remove(self, start: int, stop: int) -> None:
         """Take the positions start … stop-1 out."""
+        if start >= stop:
+            return
         kept = []
         for left, right in self:
             if left < start:

@@ -99,7 +99,7 @@ class Partial:
                 RangeSet((int(start), int(stop)) for start, stop in saved[name])
                 for name in ("landed", "vouched")
             )
-        except (OSError, ValueError, KeyError, TypeError, ProtocolError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, ProtocolError):
             return RangeSet(), RangeSet()
         for held in (landed, vouched):
             held.remove(self.size, 1 << 62)
