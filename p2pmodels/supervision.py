@@ -52,6 +52,8 @@ class Tasks:
         task = self._group.create_task(_contained(work, name), name=name)
         self._live.add(task)
         task.add_done_callback(self._live.discard)
+        # A task cancelled before its first step never takes up `work`.
+        task.add_done_callback(lambda _task: work.close())
         return task
 
     def __len__(self) -> int:

@@ -19,6 +19,7 @@ class FakeClock:
         self._wall = wall
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self._order = 0
+        self._slept = asyncio.Event()
 
     def monotonic(self) -> float:
         return self.now
@@ -32,12 +33,19 @@ class FakeClock:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._order += 1
         heapq.heappush(self._sleepers, (self.now + seconds, self._order, future))
+        self._slept.set()
         await future
 
     @property
     def sleeping(self) -> int:
         """How many wait for the time to pass."""
         return sum(1 for _, _, future in self._sleepers if not future.done())
+
+    async def until_sleeping(self) -> None:
+        """Wait until somebody waits for the time to pass."""
+        while self.sleeping == 0:
+            self._slept.clear()
+            await self._slept.wait()
 
     def advance(self, seconds: float) -> None:
         """Let time pass; those whose time has come go on at the next turn of the loop."""

@@ -120,6 +120,12 @@ class Fetch:
 
     # events
 
+    async def take(self, partial: Partial) -> None:
+        """Fill this partial from now on; what lands in it wakes those who wait for the fetch."""
+        partial.changed = self.changed
+        self.partial = partial
+        await self.set_state(State.FETCHING)
+
     async def set_state(self, state: State) -> None:
         self.state = state
         await self.notify()
@@ -128,8 +134,6 @@ class Fetch:
         """Wake everybody who waits for a change."""
         async with self.changed:
             self.changed.notify_all()
-        if self.partial is not None:
-            await self.partial.wake()
 
     async def finish(self) -> Blob:
         """Wait for the blob. Raises what made the fetch fail."""

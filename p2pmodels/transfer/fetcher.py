@@ -168,7 +168,8 @@ class Fetcher:
             work = tasks.start(self._work(fetch), f"work on {fetch.want}")
             tasks.start(self._watch_holders(fetch, work), f"holders of {fetch.want}")
             await asyncio.wait({work})
-        self._running.pop(fetch.want.entry.digest.key, None)
+        if self._running.get(fetch.want.entry.digest.key) is fetch:
+            del self._running[fetch.want.entry.digest.key]
         if not fetch.is_over:
             fetch.error = Overloaded(f"{fetch.want}: nobody waited for it, ask again")
             await fetch.set_state(State.FAILED)
@@ -189,8 +190,7 @@ class Fetcher:
         want = fetch.want
         try:
             async with self._turns:
-                fetch.partial = await self._blobs.partial(want.entry.digest, want.entry.size)
-                await fetch.set_state(State.FETCHING)
+                await fetch.take(await self._blobs.partial(want.entry.digest, want.entry.size))
                 await self._fill_and_commit(fetch)
         except P2PModelsError as error:
             self._remember_failure(want, error)
@@ -202,16 +202,16 @@ class Fetcher:
             await asyncio.shield(self._put_down(fetch))
 
     async def _put_down(self, fetch: Fetch) -> None:
-        """Keep what has landed, and tell everybody."""
+        """Keep what has landed, then tell everybody: the next fetch may open the partial at once."""
         partial = fetch.partial
-        if fetch.error is not None:
-            await fetch.set_state(State.FAILED)
         if partial is not None and partial.is_open and fetch.blob is None:
             try:
                 await partial.checkpoint()
             except StoreFailed as error:
                 log.warning("checkpoint of %s: %s", fetch.want, error)
             await self._blobs.close(partial)
+        if fetch.error is not None:
+            await fetch.set_state(State.FAILED)
 
     def _remember_failure(self, want: Want, error: P2PModelsError) -> None:
         log.warning("fetch of %s: [%s] %s", want, error.code, error)
@@ -292,8 +292,7 @@ class Fetcher:
             await fetch.set_state(State.FETCHING)
             return
         await self._blobs.discard(partial)
-        fetch.partial = await self._blobs.partial(fetch.want.entry.digest, fetch.want.entry.size)
-        await fetch.set_state(State.FETCHING)
+        await fetch.take(await self._blobs.partial(partial.digest, partial.size))
 
     async def _commit(self, fetch: Fetch, offer: Offer | None) -> None:
         partial = _partial(fetch)

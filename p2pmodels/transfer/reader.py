@@ -63,10 +63,9 @@ class Reader:
                 return stop
             if fetch.error is not None:
                 raise fetch.error
-            changed = fetch.partial.changed if fetch.partial else fetch.changed
-            async with changed:
+            async with fetch.changed:
                 if not self._may_go_on():
-                    await changed.wait()
+                    await fetch.changed.wait()
 
     def _may_go_on(self) -> bool:
         fetch = self.fetch
