@@ -58,7 +58,7 @@ def parse_hub_path(raw: str) -> HubRoute:
     kind = RepoKind.MODEL
     if segments[0] in (RepoKind.DATASET.value, RepoKind.SPACE.value):
         kind, segments = RepoKind(segments[0]), segments[1:]
-    for at in (1, 2):
+    for at in (2, 1):  # `org/name` first: a one-word repo with a revision called `raw` is rarer
         if len(segments) > at + 2 and segments[at] in (Verb.RESOLVE, Verb.RAW):
             return HubRoute(
                 Verb(segments[at]),

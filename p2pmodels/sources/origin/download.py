@@ -1,0 +1,287 @@
+"""One file from one origin into its partial, over several connections.
+
+1. The resolve request is sent once; all connections use the address it led to, until that expires.
+2. One connection leads: it alone retries, decides that the origin has failed, and starts the
+   others once ranges are known to work. A helper that fails just leaves.
+3. `landed` grows by what was written and nothing else, so a failure never loses progress.
+4. A body is cut at the size the manifest declares; what comes beyond it is an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from aiohttp import hdrs
+from yarl import URL
+
+from p2pmodels.clock import Clock
+from p2pmodels.core.manifest import Want
+from p2pmodels.core.secret import Secret
+from p2pmodels.errors import (
+    EntryNotFound,
+    NetworkFailed,
+    P2PModelsError,
+    SizeMismatch,
+    SourceFailed,
+    SourceTimedOut,
+)
+from p2pmodels.sources.origin.answers import check_content_range, check_metadata, failure, refusal
+from p2pmodels.sources.origin.http import Answer, Ask, Follow, Http
+from p2pmodels.sources.origin.limits import Group
+from p2pmodels.sources.origin.options import OriginKind, OriginOptions
+from p2pmodels.sources.origin.ranges import Segment, Segments
+from p2pmodels.sources.origin.retry import BadAnswer, Retry
+from p2pmodels.store.partials import Partial
+from p2pmodels.supervision import Tasks
+
+log = logging.getLogger(__name__)
+
+SLOW_BYTES_PER_S = 1024  # bytes a second; below it another source has its turn (reliability H7)
+SLOW_WINDOW_S = 20.0  # seconds over which that is measured
+CALM_S = 5.0  # seconds without new helpers after one has failed
+
+_EXPIRED = (401, 403, 404, 410)  # what object stores answer to an old signature
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to fetch, for whom, and whom to tell; `is_patient` when there is no other source."""
+
+    want: Want
+    partial: Partial
+    positions: Callable[[], Sequence[int]]
+    token: Secret | None = None
+    on_bytes: Callable[[int], None] = field(default=lambda _count: None)
+    is_patient: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where the bytes are: the file's own address, or the signed one it redirected to."""
+
+    url: URL
+    is_clean: bool
+    is_redirected: bool
+    etag: str | None
+
+
+class Download:
+    """States: running (`run`), done, failed."""
+
+    def __init__(
+        self, url: URL, job: Job, http: Http, options: OriginOptions, clock: Clock
+    ) -> None:
+        self._url, self._job, self._http, self._clock = url, job, http, clock
+        self._connections = options.connections
+        self._is_hub = options.kind == OriginKind.HUB
+        self._size = job.want.entry.size
+        self._segments = Segments(
+            self._size, lambda: job.partial.landed, options.segment_bytes, options.connections
+        )
+        self._target: _Target | None = None
+        self._resolving = asyncio.Lock()
+        self._helpers = Tasks()
+        self._freed = asyncio.Event()
+        self._gives_ranges = False
+        self._is_whole = False  # the origin ignores ranges: one connection, from the first byte
+        self._received = 0
+        self._calm_until = clock.monotonic()
+        self._window = (clock.monotonic(), 0)
+
+    async def run(self) -> None:
+        """Fill every gap. Raises SourceFailed, AccessRefused, NotFound, StoreFailed."""
+        async with self._helpers:
+            await self._lead()
+
+    async def _lead(self) -> None:
+        retry = Retry(self._clock, is_patient=self._job.is_patient)
+        while not self._job.partial.is_full:
+            segment = self._segments.take(self._job.positions())
+            if segment is None:
+                self._freed.clear()
+                await self._freed.wait()
+                continue
+            received = self._received
+            try:
+                await self._fetch(segment, is_lead=True)
+            except SourceFailed as error:
+                failed: SourceFailed | None = error
+            else:
+                failed = None
+            finally:
+                self._segments.release(segment)
+            if failed is None or self._received > received:
+                retry.progressed()
+            if failed is not None:
+                log.debug("%s: %s", self._job.want, failed)
+                await retry.after(failed)
+
+    async def _help(self) -> None:
+        """Fetch segments beside the lead until there is none, or one fails."""
+        while not self._is_whole:
+            segment = self._segments.take(self._job.positions())
+            if segment is None:
+                return
+            try:
+                await self._fetch(segment, is_lead=False)
+            except P2PModelsError as error:
+                log.debug("%s: helper: %s", self._job.want, error)
+                self._calm_until = self._clock.monotonic() + CALM_S
+                return
+            finally:
+                self._segments.release(segment)
+                self._freed.set()
+
+    def _call_helpers(self) -> None:
+        if self._is_whole or self._clock.monotonic() < self._calm_until:
+            return
+        wanted = min(self._connections - 1, self._segments.spare)
+        for _ in range(wanted - len(self._helpers)):
+            self._helpers.start(self._help(), f"helper for {self._job.want}")
+
+    # one segment
+
+    async def _fetch(self, segment: Segment, *, is_lead: bool) -> None:
+        asked = (segment.start, segment.stop)
+        async with await self._ask(asked) as answer:
+            start = self._begin(answer, asked)
+            if start != asked[0] or answer.status == 200:
+                if not is_lead:
+                    raise BadAnswer(f"{answer.source} ignores ranges")
+                self._is_whole = True
+                segment.start = segment.at = 0
+                segment.stop = self._size
+                asked = (0, self._size)
+            elif is_lead:
+                self._call_helpers()
+            await self._receive(answer, segment, asked[1], is_lead=is_lead)
+
+    async def _receive(self, answer: Answer, segment: Segment, stop: int, *, is_lead: bool) -> None:
+        """Write the body as it comes; `stop` is where it must end."""
+        at = segment.at
+        while at < segment.stop:
+            data = await answer.read_some()
+            if not data:
+                raise NetworkFailed(f"{answer.source} ended the body at byte {at} of {stop}")
+            if at + len(data) > stop:
+                raise SizeMismatch(f"{self._job.want}: more bytes than {answer.source} declared")
+            view = memoryview(data)[: segment.stop - at]
+            await self._write(at, view)
+            at += len(view)
+            segment.at = at
+            if self._is_whole:
+                if not is_lead:
+                    return
+            elif self._segments.should_yield(segment, self._job.positions()):
+                return
+            self._check_pace(answer)
+        if at == stop and await answer.has_more():
+            raise SizeMismatch(f"{self._job.want}: more bytes than {answer.source} declared")
+
+    async def _write(self, offset: int, data: memoryview) -> None:
+        """Write what has not landed yet."""
+        partial = self._job.partial
+        for start, stop in list(partial.landed.gaps(offset, offset + len(data))):
+            part = data[start - offset : stop - offset]
+            # Only the hub's own word is vouched for; a mirror waits for the whole-file digest.
+            await partial.write(start, part, vouched=self._is_hub)
+            self._received += len(part)
+            self._job.on_bytes(len(part))
+
+    def _check_pace(self, answer: Answer) -> None:
+        now = self._clock.monotonic()
+        since, before = self._window
+        if now - since < SLOW_WINDOW_S:
+            return
+        self._window = (now, self._received)
+        rate = (self._received - before) / (now - since)
+        if rate < SLOW_BYTES_PER_S and not self._job.is_patient:
+            raise SourceTimedOut(f"{answer.source} gives {rate:.0f} bytes a second")
+
+    # asking
+
+    async def _ask(self, asked: tuple[int, int]) -> Answer:
+        """An answer of status 200 or 206. Raises SourceFailed, AccessRefused, NotFound."""
+        headers: dict[str, str] = {}
+        if asked != (0, self._size):
+            headers[hdrs.RANGE] = f"bytes={asked[0]}-{asked[1] - 1}"
+        while True:
+            target = self._target
+            if target is None:
+                async with self._resolving:
+                    if self._target is None:
+                        return await self._resolve(headers)
+                continue
+            answer = await self._send(target.url, headers, is_clean=target.is_clean)
+            if target.is_redirected and answer.status in _EXPIRED:
+                await answer.discard()
+                if self._target is target:
+                    self._target = None
+                continue
+            return await self._judged(answer, is_redirected=target.is_redirected)
+
+    async def _resolve(self, headers: dict[str, str]) -> Answer:
+        """Ask the origin itself, and remember where it sent us."""
+        answer = await self._send(self._url, headers, is_clean=True)
+        answer = await self._judged(answer, is_redirected=answer.hops > 0)
+        self._target = _Target(
+            answer.url, answer.is_clean, answer.hops > 0, answer.headers.get(hdrs.ETAG)
+        )
+        return answer
+
+    async def _send(self, url: URL, headers: dict[str, str], *, is_clean: bool) -> Answer:
+        return await self._http.send(
+            Ask(
+                url,
+                Group.FILES,
+                token=self._job.token,
+                headers=headers,
+                follow=Follow.ANYWHERE,
+                is_clean=is_clean,
+            )
+        )
+
+    async def _judged(self, answer: Answer, *, is_redirected: bool) -> Answer:
+        """The answer, if it is one to read from; the caller's connection is given back if not."""
+        want = self._job.want
+        try:
+            self._check_first(answer)
+            if answer.status not in (200, 206):
+                what = f"{want} at {answer.source}"
+                if is_redirected:
+                    raise failure(answer.status, answer.headers, what)
+                raise refusal(answer.status, answer.headers, what, missing=EntryNotFound)
+        except P2PModelsError:
+            await answer.discard()
+            raise
+        return answer
+
+    def _check_first(self, answer: Answer) -> None:
+        """What the origin's own answer says of the file must be what the manifest says."""
+        is_answer = answer.first_status in (200, 206) or answer.hops > 0
+        if is_answer and self._target is None:
+            check_metadata(
+                self._job.want, answer.first_status, answer.first_headers, is_hub=self._is_hub
+            )
+
+    def _begin(self, answer: Answer, asked: tuple[int, int]) -> int:
+        """At which byte of the file the body begins. Raises BadAnswer, SizeMismatch."""
+        answer.refuse_encoded()
+        etag, target = answer.headers.get(hdrs.ETAG), self._target
+        if target is not None and target.url == answer.url and target.etag != etag:
+            self._target = None
+            raise NetworkFailed(f"{self._job.want}: {answer.source} changed the file meanwhile")
+        if answer.status == 206:
+            if asked == (0, self._size):
+                raise BadAnswer(f"{answer.source} sent a part of the whole that was asked for")
+            check_content_range(answer.headers.get(hdrs.CONTENT_RANGE), *asked, self._size)
+            expected, start = asked[1] - asked[0], asked[0]
+            self._gives_ranges = True
+        else:
+            expected, start = self._size, 0
+        if answer.length is not None and answer.length != expected:
+            raise SizeMismatch(f"{self._job.want}: {answer.length} bytes, not {expected}")
+        return start
