@@ -34,7 +34,7 @@ from p2pmodels.doors.guard import GuardOptions
 from p2pmodels.doors.parts import Identity, Parts
 from p2pmodels.doors.peer import peer_app
 from p2pmodels.doors.work import SnapshotFetch, check_store
-from p2pmodels.errors import ConfigError
+from p2pmodels.errors import ConfigError, P2PModelsError
 from p2pmodels.notify import notify, watchdog_interval_s
 from p2pmodels.shipped import shipped_torrents
 from p2pmodels.sources.lan.lan import Lan, LanOptions
@@ -111,6 +111,7 @@ class Daemon:
                     "swarm": parts.swarm.run,
                     "lan": parts.lan.run,
                     "sharing": parts.sharing.run,
+                    "origins": parts.origins.run,
                 }
                 for name, run in optional.items():
                     set_state = parts.identity.states.__setitem__
@@ -129,7 +130,14 @@ class Daemon:
         local, peer = bind(config.web.listen, "web.listen"), bind(config.lan.listen, "lan.listen")
         exits.callback(local.close)
         exits.callback(peer.close)
-        swarm = await exits.enter_async_context(Swarm(_swarm_options(config), lane, clock))
+        swarm = await exits.enter_async_context(
+            Swarm(
+                _swarm_options(config),
+                lane,
+                clock,
+                on_broken_seed=lambda torrent, why: parts.sharing.on_broken_seed(torrent, why),
+            )
+        )
         exits.callback(_keep_shared_bytes, store, swarm)
         origins = await exits.enter_async_context(Origins(config.origin_options(), clock))
         identity = self._identity(peer_id, local, peer, swarm)
@@ -288,14 +296,16 @@ async def serve(
 ) -> int:
     """Run a daemon until it is told to stop; returns the exit status."""
     os.umask(UMASK)
+    status = 0
     try:
         await Daemon(config, clock or RealClock()).run(ready)
     except* _Stopping:
-        return 0
-    except* Fatal as group:
-        log.error("%s", group.exceptions[0])
-        return 1
-    return 0
+        pass
+    except* (Fatal, P2PModelsError) as group:
+        for error in group.exceptions:
+            log.error("%s", error)
+        status = 1
+    return status
 
 
 async def offline_check(

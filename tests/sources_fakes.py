@@ -102,7 +102,7 @@ class FakeOffer:
     def __init__(self, data: bytes, stop: int | None = None, error: P2PModelsError | None = None):
         self.data, self.stop, self.error = data, stop, error
         self.is_blamed = False
-        self.releases = 0
+        self.committed_blobs: list[Blob] = []
 
     async def fill(self, partial: Partial, positions: Callable[[], Sequence[int]]) -> None:
         stop = len(self.data) if self.stop is None else self.stop
@@ -114,8 +114,8 @@ class FakeOffer:
     async def blame(self) -> None:
         self.is_blamed = True
 
-    async def release(self) -> None:
-        self.releases += 1
+    async def committed(self, blob: Blob) -> None:
+        self.committed_blobs.append(blob)
 
 
 class FakeNearby:

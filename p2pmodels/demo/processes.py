@@ -32,8 +32,13 @@ class Process:
     """One child with its ready line; `log` is everything it printed."""
 
     def __init__(
-        self, arguments: Sequence[str], log: Path, *, under: Sequence[str] = (), env: Mapping[str, str] | None = None
-    ) -> None:  # fmt: skip
+        self,
+        arguments: Sequence[str],
+        log: Path,
+        *,
+        under: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self._command = [*under, sys.executable, "-m", *arguments]
         self.log = log
         self._env = dict(env or {})

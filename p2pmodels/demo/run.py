@@ -90,7 +90,7 @@ async def _until(daemon: DaemonProcess, view: str, is_so: Callable[[Json], bool]
     """Look at one of the daemon's views until it is so. Raises SourceTimedOut."""
     try:
         async with asyncio.timeout(STEP_S):
-            while not is_so(await daemon.ask(view)):
+            while not is_so(await daemon.ask(view)):  # noqa: ASYNC110  another process's state
                 await asyncio.sleep(LOOK_EVERY_S)
     except TimeoutError as error:
         raise SourceTimedOut(f"{view} of {daemon.url} after {STEP_S:.0f} s") from error
@@ -135,7 +135,8 @@ async def _print_sources(
     for source, label in (("origin", "from the hub"), ("swarm", "over BitTorrent")):
         cells = [view[source] if isinstance(view, dict) else 0 for view in views]
         print(f"{label:24}{_mb(cells[0]):>14}{_mb(cells[1]):>14}")
-    print(f"{'by the hub’s own log':24}{_mb(hub_a):>14}{_mb(hub_b):>14}")
+    label = "by the hub's own log"
+    print(f"{label:24}{_mb(hub_a):>14}{_mb(hub_b):>14}")
 
 
 def _mb(size: float) -> str:

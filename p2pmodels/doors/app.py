@@ -7,9 +7,9 @@ inside.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 
 from p2pmodels.core.secret import Secret
 from p2pmodels.doors import views
@@ -26,8 +26,6 @@ from p2pmodels.metrics import ANSWERS, exposition
 log = logging.getLogger(__name__)
 
 BODY_LIMIT = 1 << 20  # bytes; only paths-info needs more than a few hundred
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _DOORS = {"api": "api", "files": "files", "snapshots": "files", "webseed": "files", "": "page"}
 

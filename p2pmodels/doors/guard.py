@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
 
 from p2pmodels.errors import HostRefused, P2PModelsError, WebOriginRefused
 from p2pmodels.metrics import REFUSED
@@ -33,8 +33,6 @@ EXPOSED_HEADERS = (
     "X-P2PModels-Source, X-P2PModels-Stale"
 )
 PREFLIGHT_AGE_S = 86_400  # seconds; browsers cap it themselves
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class BadTarget(P2PModelsError):
@@ -117,7 +115,7 @@ def _refuse_cross_site(request: web.Request) -> None:
     raise WebOriginRefused(f"a {site} page")
 
 
-def guard(options: GuardOptions) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def guard(options: GuardOptions) -> Middleware:
     """The middleware that stands before every door of the local endpoint."""
 
     @web.middleware

@@ -35,7 +35,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 CHECKPOINT_BYTES = 64 * MIB  # bytes landed since the last checkpoint; what a crash may cost
-CHECKPOINT_S = 5.0  # seconds; the same for a slow line
+CHECKPOINT_S = 1.0  # seconds; the same for a slow line, at the cost of one sync a second
 HASH_STEP = 4 * MIB  # bytes hashed in one go, so that a worker is never held for long
 
 

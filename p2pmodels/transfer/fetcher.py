@@ -76,7 +76,7 @@ class Offer(Protocol):
 
     async def blame(self) -> None: ...
 
-    async def release(self) -> None: ...
+    async def committed(self, blob: Blob) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,7 @@ class Fetcher:
             await asyncio.shield(self._put_down(fetch))
 
     async def _put_down(self, fetch: Fetch) -> None:
-        """Keep what has landed, then tell everybody: the next fetch may open the partial at once."""
+        """Keep what has landed, then tell everybody: the next fetch may open it at once."""
         partial = fetch.partial
         if partial is not None and partial.is_open and fetch.blob is None:
             try:
@@ -225,22 +225,16 @@ class Fetcher:
 
     async def _fill_and_commit(self, fetch: Fetch) -> None:
         offer = None if _is_full(fetch) else await self._nearby.offer(fetch.want)
+        if offer is not None:
+            await self._fill_from_peers(fetch, offer)
+        if not _is_full(fetch):
+            await self._fill_from_origins(fetch)
         try:
-            if offer is not None:
-                await self._fill_from_peers(fetch, offer)
-            if not _is_full(fetch):
-                await self._fill_from_origins(fetch)
-            try:
-                await self._commit(fetch, offer)
-            except DigestMismatch as error:
-                await self._drop_wrong_bytes(fetch, offer, error)
-                offer = None
-                await self._fill_from_origins(fetch)
-                await self._commit(fetch, None)
-        except BaseException:
-            if offer is not None:
-                await asyncio.shield(offer.release())
-            raise
+            await self._commit(fetch, offer)
+        except DigestMismatch as error:
+            await self._drop_wrong_bytes(fetch, offer, error)
+            await self._fill_from_origins(fetch)
+            await self._commit(fetch, None)
 
     async def _fill_from_peers(self, fetch: Fetch, offer: Offer) -> None:
         partial = _partial(fetch)
@@ -253,7 +247,6 @@ class Fetcher:
                 await offer.fill(partial, fetch.positions)
         except SourceFailed as error:
             log.info("swarm for %s: %s; the origin goes on", fetch.want, error)
-            await offer.release()
         finally:
             fetch.sources["swarm"] += partial.landed.total - before
 
@@ -302,14 +295,14 @@ class Fetcher:
         self._resting.pop(fetch.want.repo, None)
         fetch.blob = blob
         await fetch.set_state(State.DONE)
-        self._tasks.start(self._settle(partial, offer), f"settle {fetch.want}")
+        self._tasks.start(self._tidy(partial, offer, blob), f"tidy {fetch.want}")
         was_anonymous = fetch.sources["origin"] > 0 and fetch.caller.identity == "anonymous"
         self._tasks.start(self._on_blob(fetch.want, blob, was_anonymous), f"share {fetch.want}")
 
-    async def _settle(self, partial: Partial, offer: Offer | None) -> None:
-        """Remove the partial's name once libtorrent has let go of it."""
+    async def _tidy(self, partial: Partial, offer: Offer | None, blob: Blob) -> None:
+        """Remove the partial's name; a crash before this is put right at the next start."""
         if offer is not None:
-            await offer.release()
+            await offer.committed(blob)
         await self._blobs.settle(partial)
 
 

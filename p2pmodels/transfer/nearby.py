@@ -22,6 +22,7 @@ from p2pmodels.errors import P2PModelsError
 from p2pmodels.sources.lan.lan import Holder, Lan
 from p2pmodels.sources.swarm.swarm import Swarm
 from p2pmodels.sources.swarm.torrents import check_against, read_torrent
+from p2pmodels.store.blobs import Blob
 from p2pmodels.store.partials import Partial
 from p2pmodels.store.snapshots import Snapshots
 from p2pmodels.supervision import Tasks
@@ -62,9 +63,9 @@ class SwarmOffer:
         """The bytes were wrong: never use this torrent again."""
         await self._nearby.refuse(self.torrent)
 
-    async def release(self) -> None:
-        """Wait until libtorrent has let go of the files."""
-        await self._nearby.swarm.release(self.torrent.infohash)
+    async def committed(self, blob: Blob) -> None:
+        """The file is a blob now: upload it from there, so that the partial's name can go."""
+        await self._nearby.swarm.moved(self.torrent.infohash, self.path, blob.path)
 
 
 class Nearby:

@@ -62,6 +62,7 @@ class Sharing:
         self._torrents: dict[TorrentName, Torrent] = {}
         self._shipped: dict[TorrentName, Torrent] = {}
         self._due: asyncio.Queue[Manifest] = asyncio.Queue()
+        self._broken: asyncio.Queue[Torrent] = asyncio.Queue()
         self._lost: asyncio.Event = asyncio.Event()
         store.blobs.on_lost = lambda _sha256: self._lost.set()
 
@@ -105,6 +106,7 @@ class Sharing:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow())
             tasks.create_task(self._watch())
+            tasks.create_task(self._check_broken())
 
     async def on_blob(self, want: Want, blob: Blob, was_anonymous: bool) -> None:
         """A blob has arrived: it may complete a snapshot, or prove one public."""
@@ -113,6 +115,11 @@ class Sharing:
             if is_asked and was_anonymous and not manifest.is_restricted:
                 await self._store.snapshots.put_proof(manifest)
             self._due.put_nowait(manifest)
+
+    def on_broken_seed(self, torrent: Torrent, reason: str) -> None:
+        """The swarm could not read a seed's files: they are looked at, byte for byte."""
+        log.warning("seeding %s broke: %s", torrent.name, reason)
+        self._broken.put_nowait(torrent)
 
     async def torrent(self, manifest: Manifest) -> Torrent | None:
         """The snapshot torrent, made now if it can be; None while files are missing.
@@ -145,7 +152,16 @@ class Sharing:
         if should_complete(holding.bytes, holding.bytes_cached):
             await self._complete(manifest)
 
+    async def _check_broken(self) -> None:
+        while True:
+            torrent = await self._broken.get()
+            for path in (self._paths(torrent) or {}).values():
+                sha256 = Sha256(path.name)
+                if not await self._store.blobs.verify(sha256):
+                    await self._store.blobs.quarantine(sha256)
+
     def is_public(self, manifest: Manifest) -> bool:
+        """Whether a snapshot may be shared now: proven public, and sharing is on."""
         proved = self._store.snapshots.proved_at(manifest)
         now = self._clock.wall()
         state = may_share(manifest, proved, now, is_enabled=self._options.is_enabled)

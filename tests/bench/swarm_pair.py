@@ -67,7 +67,8 @@ def bare_parameters(torrent: Torrent, folder: Path, *, is_seed: bool) -> Any:
 
 def bare(torrent: Torrent, source: Path, target: Path, settings: dict[str, Any]) -> float:
     """Seconds that a pair of plain sessions needs."""
-    seed, leech = lt.session(settings), lt.session(settings)
+    pack: Any = settings
+    seed, leech = lt.session(pack), lt.session(pack)
     seed.add_torrent(bare_parameters(torrent, source, is_seed=True))
     handle = leech.add_torrent(bare_parameters(torrent, target, is_seed=False))
     began = time.monotonic()

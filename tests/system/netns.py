@@ -63,9 +63,7 @@ class Host:
             self.command(*words), check=True, capture_output=True, text=True, timeout=timeout_s
         )
 
-    def start(
-        self, *words: str | Path, env: dict[str, str] | None = None
-    ) -> subprocess.Popen[str]:
+    def start(self, *words: str | Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         """Start a command on this host, with pipes; it is ended with the lab at the latest."""
         process = subprocess.Popen(
             self.command(*words),

@@ -77,6 +77,9 @@
 const BASE = "/api/p2p/v1/";
 const ANSWER_WITHIN_MS = 8000; // ms; a daemon on this machine answers in a few, busy or not
 
+/** Nobody answered, or not in time. */
+export class UnreachableError extends Error {}
+
 /** The daemon answered, but with an error of its own. */
 export class RefusedError extends Error {
   /** @param {Partial<ApiError>} error */
@@ -92,10 +95,24 @@ export class RefusedError extends Error {
  * @returns {Promise<any>}
  */
 async function ask(path, signal) {
-  const answer = await fetch(BASE + path, { signal, cache: "no-store", credentials: "omit" });
-  if (answer.ok) return answer.json();
-  const body = await answer.json().catch(() => ({}));
-  throw new RefusedError(body.error ?? { message: `It answered with status ${answer.status}.` });
+  const answer = await fetch(BASE + path, { signal, cache: "no-store", credentials: "omit" })
+    .then(async (head) => ({ head, body: await head.text() }))
+    .catch((reason) => {
+      throw new UnreachableError(String(reason));
+    });
+  const { ok, status } = answer.head;
+  const body = parsed(answer.body);
+  if (ok && body) return body;
+  throw new RefusedError(body?.error ?? { message: `An answer with status ${status} is not JSON.` });
+}
+
+/** @param {string} body */
+function parsed(body) {
+  try {
+    return JSON.parse(body);
+  } catch {
+    return null;
+  }
 }
 
 /**

@@ -6,10 +6,10 @@
  * 3. During an outage the last figures stay, dimmed, below a banner that tells their age.
  */
 
-import { RefusedError, askAll } from "./api.js";
+import { RefusedError, UnreachableError, askAll } from "./api.js";
 import { attribute, byId, show, text, watchCopyButtons } from "./dom.js";
 import * as sections from "./sections.js";
-import { duration } from "./words.js";
+import { duration, trouble } from "./words.js";
 
 const VISIBLE_MS = 1000; // ms; what a person takes for "live"
 const HIDDEN_MS = 15000; // ms; nobody looks: only often enough to be right when they come back
@@ -42,20 +42,30 @@ function isWell() {
   attribute(document.body, "class", "is-live");
 }
 
+/**
+ * What is wrong, what to do about it, and the word for the corner of the page.
+ * @param {unknown} reason
+ */
+function diagnosis(reason) {
+  if (reason instanceof UnreachableError) {
+    const advice = "Start it with “p2pmodels serve”; this page goes on by itself.";
+    return ["The daemon does not answer.", advice, "not running"];
+  }
+  if (reason instanceof RefusedError) {
+    return ["The daemon answers with an error.", trouble(reason), "in trouble"];
+  }
+  console.error(reason);
+  return ["This page cannot show the answer.", "Reload it; was p2pmodels updated?", "unclear"];
+}
+
 /** @param {unknown} reason */
 function isIll(reason) {
   failures += 1;
-  const isRefused = reason instanceof RefusedError;
-  text(
-    byId("banner-title"),
-    isRefused ? "The daemon answers with an error." : "The daemon does not answer.",
-  );
+  const [title, advice, corner] = diagnosis(reason);
+  text(byId("banner-title"), title);
   const since = answeredAt ? ` What you see is from ${answeredAt}.` : "";
-  const what = isRefused
-    ? `${reason.message} ${reason.advice}`
-    : "Start it with “p2pmodels serve”; this page goes on by itself.";
-  text(byId("banner-text"), what + since);
-  text(byId("running"), isRefused ? "in trouble" : "not running");
+  text(byId("banner-text"), advice + since);
+  text(byId("running"), corner);
   show(byId("banner-inside"), true);
   attribute(byId("pulse"), "class", "dot bad");
   attribute(document.body, "class", "is-stale");
@@ -86,7 +96,7 @@ function fillCommands() {
   const endpoint = window.location.origin;
   const commands = {
     shell: `export HF_ENDPOINT=${endpoint}`,
-    python: `import os; os.environ["HF_ENDPOINT"] = "${endpoint}"`,
+    python: `import os\nos.environ["HF_ENDPOINT"] = "${endpoint}"`,
   };
   for (const [name, command] of Object.entries(commands)) {
     text(byId(`use-${name}`), command);

@@ -16,6 +16,7 @@ import * as words from "./words.js";
  */
 
 const COMMIT_DIGITS = 8; // of 40; enough to tell two commits of one repo apart
+const TRANSFER_ROWS = 8; // rows; a model of a hundred shards must not push the rest off the page
 
 /**
  * The sentence at the top, and the one below it.
@@ -26,11 +27,12 @@ export function headline({ status, models, peers }) {
   const internet = places.find((row) => row.place.key === "internet")?.bytes ?? 0;
   const nearby = peers.filter((peer) => peer.state === "ready").length;
   const saved = total - internet;
+  const isNew = models.length === 0 && total === 0;
   const figures = [
-    `${words.counted(models.length, "model")} here`,
-    `${words.bytes(saved)} saved from the internet`,
-    `${words.counted(nearby, "machine")} nearby`,
-  ];
+    isNew ? "Ready for the first model" : `${words.counted(models.length, "model")} here`,
+    saved > 0 ? `${words.bytes(saved)} saved from the internet` : "",
+    nearby > 0 ? `${words.counted(nearby, "machine")} nearby` : "no other machine nearby",
+  ].filter(Boolean);
   const heading = byId("headline");
   if (heading.textContent !== figures.join(" · ")) {
     heading.replaceChildren(...figures.flatMap(figure));
@@ -39,17 +41,21 @@ export function headline({ status, models, peers }) {
 }
 
 /**
- * @param {string} words_
+ * A figure that never breaks inside; the dot stays with what it follows.
+ * @param {string} content
  * @param {number} at
+ * @param {string[]} all
  */
-function figure(words_, at) {
+function figure(content, at, all) {
   const span = document.createElement("span");
   span.className = "figure";
-  span.textContent = words_;
+  span.textContent = content;
+  if (at === all.length - 1) return [span];
   const dot = document.createElement("span");
   dot.className = "between";
-  dot.textContent = " · ";
-  return at === 0 ? [span] : [dot, span];
+  dot.textContent = " ·";
+  span.append(dot);
+  return [span, document.createTextNode(" ")];
 }
 
 /**
@@ -57,7 +63,7 @@ function figure(words_, at) {
  * @param {number} internet
  */
 function lead(total, internet) {
-  if (total === 0) return "Ready. The first program that asks for a model starts the counting.";
+  if (total === 0) return "Programs that ask this machine get their models from the nearest place that has them.";
   if (internet === 0) return `All ${words.bytes(total)} came from nearby, none from the internet.`;
   if (internet === total) return "Downloaded once. Whoever asks next gets it from here.";
   return `Of ${words.bytes(total)} in all, ${words.bytes(internet)} had to come from the internet.`;
@@ -139,8 +145,9 @@ function fillModel(row, model) {
   const parts = [size, words.cameFrom(model.sources), words.used(model.last_used, Date.now())];
   text(within(row, ".detail"), parts.filter(Boolean).join(" · "));
   const button = within(row, ".magnet");
-  show(button, Boolean(model.magnet));
-  button.dataset.copy = model.magnet ?? "";
+  const isMagnet = Boolean(model.magnet?.startsWith("magnet:?"));
+  show(button, isMagnet);
+  button.dataset.copy = isMagnet ? (model.magnet ?? "") : "";
   attribute(button, "aria-label", `Copy the magnet link of ${model.repo}`);
 }
 
@@ -166,7 +173,10 @@ function fillShare(row, state) {
 export function transfers({ transfers: list, uploads, models: known }) {
   const running = list.filter((transfer) => transfer.state !== "done");
   const going = uploads.filter((upload) => upload.peers > 0 || upload.rate_bytes_per_s > 0);
-  rows(byId("transfers"), "transfer-row", running, (transfer) => transfer.id, fillTransfer);
+  const shown = running.slice(0, TRANSFER_ROWS);
+  rows(byId("transfers"), "transfer-row", shown, (transfer) => transfer.id, fillTransfer);
+  const more = running.length - shown.length;
+  text(byId("transfers-more"), more > 0 ? `and ${words.counted(more, "more file", "more files")}` : "");
   const names = new Map(known.map((model) => [model.commit, model.repo]));
   rows(byId("uploads"), "upload-row", going, (upload) => upload.infohash, (row, upload) =>
     fillUpload(row, upload, names.get(upload.name) ?? upload.name.slice(0, 12)),
@@ -193,8 +203,7 @@ function fillTransfer(row, transfer) {
     within(row, ".detail"),
     [transfer.repo, landed, stage(transfer), left(transfer)].filter(Boolean).join(" · "),
   );
-  const error = transfer.error;
-  text(within(row, ".trouble"), error ? `${error.message}. ${error.advice}` : "");
+  text(within(row, ".trouble"), words.trouble(transfer.error));
 }
 
 /** @param {Transfer} transfer */
@@ -210,7 +219,7 @@ function left(transfer) {
   const rate = transfer.rate_bytes_per_s;
   const rest = transfer.size - transfer.landed;
   if (transfer.state !== "fetching" || rate < 1 || rest <= 0) return "";
-  return `${words.duration(Math.max(1, rest / rate))} left`;
+  return `${words.duration(Math.max(1, rest / rate))}\u00a0left`;
 }
 
 /**
@@ -230,7 +239,8 @@ function fillUpload(row, upload, name) {
  * @param {Status} status
  */
 export function peers(list, status) {
-  const sorted = [...list].sort((a, b) => (a.address < b.address ? -1 : 1));
+  const order = (/** @type {Peer} */ peer) => `${peer.state !== "ready"} ${peer.address}`;
+  const sorted = [...list].sort((a, b) => (order(a) < order(b) ? -1 : 1));
   rows(byId("peer-list"), "peer-row", sorted, (peer) => `${peer.id} ${peer.address}`, fillPeer);
   show(byId("peers-empty"), list.length === 0);
   const port = /:(\d+)\/?$/.exec(status.peer_url ?? "")?.[1] ?? "7879";
@@ -262,9 +272,8 @@ function fillPeer(row, peer) {
 export function footer(status) {
   rows(byId("origins"), "health-row", status.origins ?? [], (item) => item.url, (row, item) => {
     const kind = { ok: "good", failing: "bad" }[item.state] ?? "idle";
-    const error = item.error;
-    const trouble = error ? `${error.message}. ${error.advice}` : "";
-    fillHealth(row, kind, item.url, words.ORIGIN_STATES[item.state] ?? item.state, trouble);
+    const state = words.ORIGIN_STATES[item.state] ?? item.state;
+    fillHealth(row, kind, item.url, state, words.trouble(item.error));
   });
   const parts = Object.entries(status.parts ?? {});
   rows(byId("parts"), "health-row", parts, ([name]) => name, (row, [name, state]) => {

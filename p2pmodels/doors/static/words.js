@@ -37,6 +37,15 @@ export function counted(count, one, many = `${one}s`) {
 }
 
 /**
+ * What an error says and advises, as two whole sentences.
+ * @param {Partial<import("./api.js").ApiError> | null} error
+ */
+export function trouble(error) {
+  const sentences = [error?.message, error?.advice].filter(Boolean);
+  return sentences.map((words) => (/[.!?]$/.test(words ?? "") ? words : `${words}.`)).join(" ");
+}
+
+/**
  * A share of a whole; never "0 %" for something, never "100 %" for less than all.
  * @param {number} part
  * @param {number} whole
@@ -77,7 +86,7 @@ export const PLACES = [
     key: "here",
     name: "This machine’s cache",
     phrase: "this machine",
-    sources: { store: "already here" },
+    sources: { store: "asked for again, no download" },
   },
   {
     key: "nearby",

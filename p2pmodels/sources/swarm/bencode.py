@@ -105,7 +105,8 @@ class _Reader:
     def _integer(self, end: bytes) -> int:
         stop = self.text.find(end, self.at, self.at + DIGITS_LIMIT + 2)
         digits = self.text[self.at : stop] if stop >= 0 else b""
-        if not digits.removeprefix(b"-").isdigit() or len(digits) > DIGITS_LIMIT:
+        bare = digits.removeprefix(b"-")
+        if not bare.isdigit() or len(bare) > DIGITS_LIMIT:
             raise ProtocolError("bencoding with a bad number")
         number = int(digits)
         if digits != b"%d" % number:

@@ -1,0 +1,216 @@
+"""The peer port: what other daemons may ask of this one.
+
+1. It answers about names that the question contains; there is no list of what we have, and what is
+   not shared looks like what does not exist.
+2. No web page gets an answer: Origin or Sec-Fetch-Site in a request ends it.
+3. Bodies have a size and a deadline, answers too, and each address has a rate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from aiohttp import hdrs, web
+
+from p2pmodels.clock import Clock
+from p2pmodels.core.peer import (
+    HAS_PATH,
+    HELLO_PATH,
+    MESSAGE_BYTES_LIMIT,
+    TORRENT_PATH,
+    HasAnswer,
+    HasQuery,
+    Hello,
+    parse_torrent_name,
+)
+from p2pmodels.core.torrent import TorrentName
+from p2pmodels.doors.guard import GuardOptions, check_host
+from p2pmodels.errors import NotFound, Overloaded, P2PModelsError, UsageError, WebOriginRefused
+from p2pmodels.metrics import REFUSED
+
+log = logging.getLogger(__name__)
+
+BODY_DEADLINE_S = 5.0  # seconds for the body of a question; aiohttp has none of its own
+TORRENT_DEADLINE_S = 30.0  # seconds to take a torrent; a reader that stalls frees its memory
+TORRENTS_LIMIT = 32  # torrents on their way at once; 8 MiB each at the very most
+BLOCK = 64 * 1024  # bytes handed to the socket at once
+REQUESTS_PER_S = 100.0  # requests a second from one address, on average
+BURST = 500  # requests from one address at once; a page of 115 files asks twice for each
+ADDRESSES_LIMIT = 1024  # addresses whose rate is remembered; more than a LAN has
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
+
+
+class Catalogue(Protocol):
+    """What the peer port asks; answers come from memory."""
+
+    def hello(self) -> Hello: ...
+
+    def has(self, query: HasQuery) -> HasAnswer: ...
+
+    def torrent(self, name: TorrentName) -> bytes | None: ...
+
+
+class BodyRefused(UsageError):
+    """The body is too large, too slow or not expected."""
+
+    code, status = "bad_body", 400
+
+
+class Rate:
+    """A bucket of requests for each address, filled again as time passes."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, address: str) -> None:
+        """Count one request. Raises Overloaded when the address has asked too often."""
+        now = self._clock.monotonic()
+        left, then = self._buckets.pop(address, (float(BURST), now))
+        left = min(float(BURST), left + (now - then) * REQUESTS_PER_S)
+        is_over = left < 1.0
+        self._buckets[address] = (left if is_over else left - 1.0, now)
+        if len(self._buckets) > ADDRESSES_LIMIT:
+            self._buckets.popitem(last=False)
+        if is_over:
+            raise Overloaded("too many requests from this address", retry_after_s=1.0)
+
+
+@dataclass(eq=False)
+class PeerDoor:
+    """The three routes."""
+
+    catalogue: Catalogue
+    _sending: int = 0
+
+    async def hello(self, _request: web.Request) -> web.StreamResponse:
+        """Who we are."""
+        return _json(self.catalogue.hello().format())
+
+    async def has(self, request: web.Request) -> web.StreamResponse:
+        """Which of the named things can be had here."""
+        query = HasQuery.parse(await _body(request))
+        return _json(self.catalogue.has(query).format())
+
+    async def torrent(self, request: web.Request) -> web.StreamResponse:
+        """A torrent by its name."""
+        data = self.catalogue.torrent(parse_torrent_name(request.match_info["name"]))
+        if data is None:
+            raise NotFound("no such torrent")
+        if self._sending >= TORRENTS_LIMIT:
+            raise Overloaded("too many torrents are being sent")
+        self._sending += 1
+        try:
+            async with asyncio.timeout(TORRENT_DEADLINE_S):
+                return await _send(request, data)
+        except TimeoutError as error:
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionResetError("a reader of a torrent stalls") from error
+        finally:
+            self._sending -= 1
+
+
+def peer_app(catalogue: Catalogue, options: GuardOptions, clock: Clock) -> web.Application:
+    """The application of the peer port."""
+    app = web.Application(
+        middlewares=[_errors, _guard(options, Rate(clock))], client_max_size=MESSAGE_BYTES_LIMIT
+    )
+    door = PeerDoor(catalogue)
+    app.router.add_get(HELLO_PATH, door.hello, allow_head=False)
+    app.router.add_post(HAS_PATH, door.has)
+    app.router.add_get(TORRENT_PATH + "{name}", door.torrent, allow_head=False)
+    return app
+
+
+def _guard(options: GuardOptions, rate: Rate) -> Middleware:
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            check_host(request, options)
+            if hdrs.ORIGIN in request.headers or "Sec-Fetch-Site" in request.headers:
+                raise WebOriginRefused(
+                    "the peer port is for daemons", advice="Pages use the local endpoint."
+                )
+            rate.take(request.remote or "")
+            if request.body_exists and request.method != hdrs.METH_POST:
+                raise BodyRefused("no body is expected")
+        except P2PModelsError as error:
+            REFUSED.labels(error.code).inc()
+            raise
+        return await handler(request)
+
+    return middleware
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Errors become JSON; what is unexpected tells nothing of the inside."""
+    try:
+        return await handler(request)
+    except P2PModelsError as error:
+        answer = _refusal(error)
+        if request.body_exists:
+            answer.force_close()  # what is left of the body is not read
+        return answer
+    except web.HTTPNotFound:
+        return _refusal(NotFound("no such page"))
+    except web.HTTPMethodNotAllowed as error:
+        answer = _refusal(UsageError(f"method {request.method[:20]}"), error.status)
+        answer.headers[hdrs.ALLOW] = ", ".join(sorted(error.allowed_methods))
+        return answer
+    except (ConnectionError, web.HTTPException):
+        raise
+    except Exception:
+        log.exception("%s %s", request.method, request.path)
+        return _refusal(P2PModelsError("an error inside the daemon"))
+
+
+async def _body(request: web.Request) -> bytes:
+    """The whole body, in bounded time and size."""
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity") != "identity":
+        raise BodyRefused("an encoded body")
+    try:
+        async with asyncio.timeout(BODY_DEADLINE_S):
+            return await request.read()
+    except TimeoutError as error:
+        raise BodyRefused(f"not here within {BODY_DEADLINE_S:.0f} s") from error
+    except web.HTTPRequestEntityTooLarge as error:
+        raise BodyRefused(f"more than {MESSAGE_BYTES_LIMIT} bytes") from error
+
+
+async def _send(request: web.Request, data: bytes) -> web.StreamResponse:
+    answer = web.StreamResponse(headers=_HEADERS)
+    answer.content_type = "application/x-bittorrent"
+    answer.content_length = len(data)
+    await answer.prepare(request)
+    for start in range(0, len(data), BLOCK):
+        await answer.write(data[start : start + BLOCK])
+    await answer.write_eof()
+    return answer
+
+
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    hdrs.CACHE_CONTROL: "no-store",
+}
+
+
+def _json(data: bytes) -> web.Response:
+    return web.Response(body=data, content_type="application/json", headers=_HEADERS)
+
+
+def _refusal(error: P2PModelsError, status: int | None = None) -> web.Response:
+    headers = dict(_HEADERS)
+    if isinstance(error, Overloaded):
+        headers[hdrs.RETRY_AFTER] = str(max(1, round(error.retry_after_s)))
+    body = {"error": error.as_json()}
+    return web.json_response(body, status=status or error.status, headers=headers)

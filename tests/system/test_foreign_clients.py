@@ -1,0 +1,160 @@
+"""Other BitTorrent programs download a snapshot from our seed, and get every byte right.
+
+They learn the seed's address from a tracker that this test runs; its URL is put into a copy of the
+torrent. Everything stays on loopback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from p2pmodels.core.torrent import PeerAddress, Torrent
+from p2pmodels.sources.swarm.bencode import Bencoded, decode, encode
+from p2pmodels.supervision import Tasks
+from p2pmodels.workers import Lane
+from tests.sources.swarm.places import COMMIT, MIB, Bench, random_bytes, shelve, torrent_of
+
+pytestmark = pytest.mark.system
+
+PATIENCE_S = 60.0  # seconds; Transmission waits for a timer before its first announce
+FILES = {
+    "README.md": random_bytes(1234, 1),
+    "a/weights.bin": random_bytes(700_000, 2),
+    "a.txt": random_bytes(20, 3),
+    "config.json": b"",
+    "model.safetensors": random_bytes(6 * MIB + 5, 4),
+    "tokenizer/vocab.txt": random_bytes(300_000, 5),
+    "zero-at-end": b"",
+}
+
+
+@asynccontextmanager
+async def tracker(seed: PeerAddress) -> AsyncIterator[str]:
+    """A tracker that names one peer to everybody (BEP 3, BEP 23); its URL."""
+    compact = socket.inet_aton(seed.host) + seed.port.to_bytes(2, "big")
+    body = encode({b"interval": 5, b"complete": 1, b"incomplete": 0, b"peers": compact})
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n" % len(body))
+        writer.write(b"Content-Type: text/plain\r\nConnection: close\r\n\r\n" + body)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/announce"
+
+
+def with_tracker(torrent: Torrent, url: str, folder: Path) -> Path:
+    """A copy of the torrent file that names a tracker."""
+    outer: Bencoded = decode(torrent.data)
+    assert isinstance(outer, dict)
+    copy = folder / "copy.torrent"
+    copy.write_bytes(encode({**outer, b"announce": url.encode()}))
+    return copy
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def is_right(folder: Path) -> bool:
+    """Whether every file of the snapshot is there, byte for byte."""
+    return all(
+        (folder / name).is_file() and (folder / name).read_bytes() == data
+        for name, data in FILES.items()
+    )
+
+
+@asynccontextmanager
+async def running(*command: str, home: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A foreign program with a home of its own; killed at the end."""
+    home.mkdir()
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        env={"HOME": str(home), "PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+def aria2c(torrent: Path, target: Path, home: Path) -> list[str]:
+    return [
+        "aria2c",
+        "--no-conf",
+        f"--dir={target}",
+        f"--listen-port={free_port()}",
+        "--seed-time=0",
+        "--enable-dht=false",
+        "--enable-dht6=false",
+        "--bt-enable-lpd=false",
+        "--enable-peer-exchange=false",
+        "--interface=127.0.0.1",
+        str(torrent),
+    ]
+
+
+def transmission(torrent: Path, target: Path, home: Path) -> list[str]:
+    return [
+        "transmission-cli",
+        "--no-portmap",
+        "--encryption-tolerated",
+        f"--config-dir={home}/config",
+        f"--port={free_port()}",
+        f"--download-dir={target}",
+        str(torrent),
+    ]
+
+
+def qbittorrent(torrent: Path, target: Path, home: Path) -> list[str]:
+    config = home.with_name("qb") / "qBittorrent" / "config" / "qBittorrent.conf"
+    config.parent.mkdir(parents=True)
+    config.write_text(
+        "[LegalNotice]\nAccepted=true\n"
+        "[BitTorrent]\nSession\\DHTEnabled=false\nSession\\LSDEnabled=false\n"
+        "Session\\PeXEnabled=false\nSession\\Interface=lo\nSession\\InterfaceName=lo\n"
+        "Session\\SSRFMitigation=false\n"
+        f"Session\\Port={free_port()}\nSession\\DefaultSavePath={target}\n"
+        "[Network]\nPortForwardingEnabled=false\n"
+        f"[Preferences]\nWebUI\\Address=127.0.0.1\nWebUI\\Port={free_port()}\nWebUI\\UseUPnP=false\n"
+    )
+    profile = home.with_name("qb")
+    return ["qbittorrent-nox", f"--profile={profile}", f"--save-path={target}", str(torrent)]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("client", [aria2c, transmission, qbittorrent])
+async def test_a_foreign_client_downloads_from_our_seed(
+    client: object, tmp_path: Path
+) -> None:
+    assert callable(client)
+    target = tmp_path / "target"
+    target.mkdir()
+    shelf = shelve(tmp_path / "store", FILES)
+    torrent = torrent_of(shelf)
+    async with Lane("bench", 4) as lane, Tasks() as tasks:
+        bench = Bench(tmp_path, lane, tasks)
+        async with bench.seed(shelf, torrent) as seed, tracker(seed) as url:
+            command = client(with_tracker(torrent, url, tmp_path), target, tmp_path / "home")
+            if shutil.which(command[0]) is None:
+                pytest.skip(f"{command[0]} is not installed")
+            async with running(*command, home=tmp_path / "home"), asyncio.timeout(PATIENCE_S):
+                while not is_right(target / COMMIT.value):
+                    await asyncio.sleep(0.2)
