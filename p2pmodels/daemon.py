@@ -24,7 +24,7 @@ from aiohttp import web
 
 from p2pmodels import __version__
 from p2pmodels.clock import Clock, RealClock
-from p2pmodels.config import Config, ListenAddress, explain
+from p2pmodels.config import Config, ListenAddress
 from p2pmodels.core.manifest import Manifest
 from p2pmodels.core.names import RepoId
 from p2pmodels.core.peer import Hello, PeerId
@@ -34,10 +34,11 @@ from p2pmodels.doors.guard import GuardOptions
 from p2pmodels.doors.parts import Identity, Parts
 from p2pmodels.doors.peer import peer_app
 from p2pmodels.doors.work import SnapshotFetch, check_store
-from p2pmodels.errors import ConfigError, P2PModelsError
+from p2pmodels.errors import ConfigError
 from p2pmodels.notify import notify, watchdog_interval_s
 from p2pmodels.shipped import shipped_torrents
 from p2pmodels.sources.lan.lan import Lan, LanOptions
+from p2pmodels.sources.origin.options import OriginOptions
 from p2pmodels.sources.origin.origins import Origins
 from p2pmodels.sources.swarm.settings import SwarmOptions
 from p2pmodels.sources.swarm.swarm import Swarm
@@ -45,7 +46,7 @@ from p2pmodels.sources.swarm.torrents import read_torrent
 from p2pmodels.store.figures import SHARED
 from p2pmodels.store.room import RoomOptions
 from p2pmodels.store.store import Store, StoreOptions
-from p2pmodels.supervision import Fatal, supervise
+from p2pmodels.supervision import supervise
 from p2pmodels.transfer.catalogue import Catalogue
 from p2pmodels.transfer.fetcher import Fetcher
 from p2pmodels.transfer.nearby import Nearby
@@ -57,6 +58,7 @@ log = logging.getLogger(__name__)
 
 RESPONSES_END_S = 3.0  # seconds that running answers are given at the end
 KEEPALIVE_S = 15.0  # seconds; aiohttp's default of an hour is a gift to slowloris
+BACKLOG = 512  # connections that wait to be accepted: a class that starts together
 UMASK = 0o077  # nobody else reads the cache: it may hold what only its owner may see
 
 
@@ -68,7 +70,7 @@ def bind(address: ListenAddress, what: str) -> socket.socket:
     """A listening socket. Raises ConfigError when the port is taken."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
-        return socket.create_server((address.host, address.port), family=family, backlog=512)
+        return socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise ConfigError(
             f"{what} cannot listen on {address}: {error.strerror}",
@@ -97,24 +99,25 @@ class Daemon:
     def __init__(self, config: Config, clock: Clock) -> None:
         self.config = config
         self._clock = clock
-        self._runners: list[web.AppRunner] = []
 
     async def run(self, ready: Callable[[Parts], None]) -> None:
         """Start everything, call `ready`, and serve until a signal comes."""
         async with AsyncExitStack() as exits:
+            told = _listen_for_signals()
             parts = await self._enter(exits)
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(_until_signalled(), name="signals")
+                tasks.create_task(_stop_when(told), name="signals")
                 tasks.create_task(parts.store.run(), name="store")
                 tasks.create_task(self._watchdog(parts), name="watchdog")
                 optional = {
-                    "swarm": parts.swarm.run,
                     "lan": parts.lan.run,
                     "sharing": parts.sharing.run,
                     "origins": parts.origins.run,
                 }
+                if self.config.swarm.is_enabled:
+                    optional["swarm"] = parts.swarm.run
+                set_state = parts.identity.states.__setitem__
                 for name, run in optional.items():
-                    set_state = parts.identity.states.__setitem__
                     tasks.create_task(supervise(name, run, self._clock, set_state), name=name)
                 ready(parts)
 
@@ -130,30 +133,39 @@ class Daemon:
         local, peer = bind(config.web.listen, "web.listen"), bind(config.lan.listen, "lan.listen")
         exits.callback(local.close)
         exits.callback(peer.close)
-        swarm = await exits.enter_async_context(
-            Swarm(
-                _swarm_options(config),
-                lane,
-                clock,
-                on_broken_seed=lambda torrent, why: parts.sharing.on_broken_seed(torrent, why),
-            )
+        swarm = Swarm(
+            _swarm_options(config),
+            lane,
+            clock,
+            on_broken_seed=lambda torrent, why: parts.sharing.on_broken_seed(torrent, why),
         )
+        if config.swarm.is_enabled:
+            await exits.enter_async_context(swarm)
         exits.callback(_keep_shared_bytes, store, swarm)
-        origins = await exits.enter_async_context(Origins(config.origin_options(), clock))
+        origins = await exits.enter_async_context(Origins(_origin_options(config), clock))
         identity = self._identity(peer_id, local, peer, swarm)
-        lan = Lan(_lan_options(config, identity, peer.getsockname()[1]), clock)
-        parts = await self._compose(exits, identity, store, swarm, origins, lan, lane)
+        set_state = identity.states.__setitem__
+        lan = Lan(_lan_options(config, identity, peer.getsockname()[1]), clock, on_state=set_state)
+        parts = await self._compose(identity, store, swarm, origins, lan, lane)
         guarded = GuardOptions(tuple(config.web.allowed_hosts), tuple(config.web.allowed_origins))
         catalogue = Catalogue(parts.sharing, lambda: _hello(identity, peer.getsockname()[1]))
-        await self._serve(exits, local_app(parts, guarded, token), local)
-        await self._serve(exits, peer_app(catalogue, guarded, clock), peer)
+        # Entered in this order, so that the end is: stop to accept, withdraw mDNS, cancel fetches,
+        # let running answers finish, close the swarm, write the store.
+        doors = [
+            (await self._runner(exits, local_app(parts, guarded, token)), local),
+            (await self._runner(exits, peer_app(catalogue, guarded, clock)), peer),
+        ]
+        await exits.enter_async_context(parts.fetcher)
         await exits.enter_async_context(lan)
+        for runner, sock in doors:
+            site = web.SockSite(runner, sock, backlog=BACKLOG)
+            await site.start()
+            exits.push_async_callback(site.stop)
         self._write_runtime_file(exits, identity)
         return parts
 
     async def _compose(
         self,
-        exits: AsyncExitStack,
         identity: Identity,
         store: Store,
         swarm: Swarm,
@@ -164,7 +176,7 @@ class Daemon:
         config, clock = self.config, self._clock
 
         async def complete(manifest: Manifest) -> None:
-            async for _ in SnapshotFetch(parts, list(manifest.wants)).events():
+            async for _ in SnapshotFetch(parts, manifest, manifest.wants).events():
                 pass
 
         sharing = Sharing(
@@ -175,7 +187,6 @@ class Daemon:
         fetcher = Fetcher(store.blobs, store.figures, origins, nearby, clock, sharing.on_blob)
         resolver = Resolver(store.snapshots, origins, clock, config.fetch.branch_ttl_s)
         parts = Parts(identity, store, resolver, fetcher, sharing, swarm, lan, origins, lane, clock)
-        await exits.enter_async_context(fetcher)
         return parts
 
     def _identity(
@@ -184,18 +195,16 @@ class Daemon:
         config = self.config
         return Identity(
             id=str(peer_id),
-            profile=config.profile,
+            profile=config.profile.value,
             data_dir=config.data_dir,
             url=_url(local),
             peer_url=_url(peer),
             bt_port=swarm.port,
             started_at=self._clock.monotonic(),
-            settings=explain(config),
+            settings=[value.as_json() for value in config.explain()],
         )
 
-    async def _serve(
-        self, exits: AsyncExitStack, app: web.Application, sock: socket.socket
-    ) -> None:
+    async def _runner(self, exits: AsyncExitStack, app: web.Application) -> web.AppRunner:
         runner = web.AppRunner(
             app,
             access_log=None,
@@ -205,7 +214,7 @@ class Daemon:
         )
         await runner.setup()
         exits.push_async_callback(runner.cleanup)
-        await web.SockSite(runner, sock, backlog=512).start()
+        return runner
 
     def _write_runtime_file(self, exits: AsyncExitStack, identity: Identity) -> None:
         """Tell the command line where we are; gone again when we are."""
@@ -229,9 +238,8 @@ class Daemon:
             await self._clock.sleep(interval)
 
 
-async def _until_signalled() -> NoReturn:
-    """Wait for the first SIGTERM or SIGINT; the second ends the process at once."""
-    loop = asyncio.get_running_loop()
+def _listen_for_signals() -> asyncio.Event:
+    """An event that the first SIGTERM or SIGINT sets; the second ends the process at once."""
     told = asyncio.Event()
 
     def on_signal() -> None:
@@ -239,8 +247,13 @@ async def _until_signalled() -> NoReturn:
             os._exit(1)
         told.set()
 
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    return told
+
+
+async def _stop_when(told: asyncio.Event) -> NoReturn:
     await told.wait()
     notify("STOPPING=1")
     raise _Stopping
@@ -251,11 +264,18 @@ def _swarm_options(config: Config) -> SwarmOptions:
         listen_host=config.lan.listen.host,
         port=config.swarm.port,
         is_wan_enabled=config.swarm.is_wan_enabled,
-        lan_networks=tuple(config.lan.networks),
+        lan_networks=tuple(map(str, config.lan.networks)),
         upload_limit_bytes_per_s=config.swarm.upload_limit_bytes_per_s,
         download_limit_bytes_per_s=config.swarm.download_limit_bytes_per_s,
         trackers=tuple(config.swarm.trackers),
     )
+
+
+def _origin_options(config: Config) -> list[OriginOptions]:
+    return [
+        OriginOptions(origin.url, origin.read_token(), origin.kind.value)
+        for origin in config.origin
+    ]
 
 
 def _lan_options(config: Config, identity: Identity, peer_port: int) -> LanOptions:
@@ -266,7 +286,7 @@ def _lan_options(config: Config, identity: Identity, peer_port: int) -> LanOptio
         bt_port=identity.bt_port,
         is_mdns_enabled=config.lan.is_mdns_enabled,
         peers=tuple(config.lan.peers),
-        networks=tuple(config.lan.networks),
+        networks=tuple(map(str, config.lan.networks)),
     )
 
 
@@ -294,18 +314,27 @@ async def serve(
     clock: Clock | None = None,
     ready: Callable[[Parts], None] = _ready_line,
 ) -> int:
-    """Run a daemon until it is told to stop; returns the exit status."""
+    """Run a daemon until it is told to stop; returns the exit status.
+
+    Raises what made it fail: ConfigError, StoreLocked, StoreFailed.
+    """
     os.umask(UMASK)
-    status = 0
+    logging.basicConfig(
+        level=config.log.level.upper(), format="%(levelname)s %(name)s: %(message)s"
+    )
     try:
         await Daemon(config, clock or RealClock()).run(ready)
-    except* _Stopping:
-        pass
-    except* (Fatal, P2PModelsError) as group:
-        for error in group.exceptions:
-            log.error("%s", error)
-        status = 1
-    return status
+    except BaseExceptionGroup as group:
+        _, rest = group.split(_Stopping)
+        if rest is not None:
+            raise first_of(rest) from group
+    return 0
+
+
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first plain exception in a group: what to tell the user."""
+    first = group.exceptions[0]
+    return first_of(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 async def offline_check(

@@ -102,7 +102,7 @@ class FakeOffer:
     def __init__(self, data: bytes, stop: int | None = None, error: P2PModelsError | None = None):
         self.data, self.stop, self.error = data, stop, error
         self.is_blamed = False
-        self.committed_blobs: list[Blob] = []
+        self.committed_blob: asyncio.Future[Blob] = asyncio.get_running_loop().create_future()
 
     async def fill(self, partial: Partial, positions: Callable[[], Sequence[int]]) -> None:
         stop = len(self.data) if self.stop is None else self.stop
@@ -115,7 +115,7 @@ class FakeOffer:
         self.is_blamed = True
 
     async def committed(self, blob: Blob) -> None:
-        self.committed_blobs.append(blob)
+        self.committed_blob.set_result(blob)
 
 
 class FakeNearby:

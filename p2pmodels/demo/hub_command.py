@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         help="serve a file; may be given often",
     )
     parser.add_argument("--rate", type=int, metavar="BYTES", help="bytes per second of all bodies")
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds before each answer")
     return parser
 
 
@@ -86,6 +87,7 @@ def _repos(options: argparse.Namespace) -> dict[RepoId, dict[str, Content]]:
 async def _run(options: argparse.Namespace) -> None:
     hub = Hub(options.host, options.port, log_path=options.log)
     hub.faults.rate_bytes_per_s = options.rate
+    hub.faults.delay_s = options.delay
     async with Lane("hub-set-up") as lane:
         for repo, files in (await lane.run(_repos, options)).items():
             await lane.run(hub.add_repo, repo.name, files, kind=repo.kind.value)

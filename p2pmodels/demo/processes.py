@@ -115,11 +115,10 @@ class Process:
 class HubProcess(Process):
     """The demo hub; `served` reads its own log of what it sent."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, under: Sequence[str] = ()) -> None:
         self.access_log = folder / "hub-access.jsonl"
-        super().__init__(
-            ["p2pmodels.demo.hub", "--log", str(self.access_log), *arguments], folder / "hub.log"
-        )
+        command = ["p2pmodels.demo.hub", "--log", str(self.access_log), *arguments]
+        super().__init__(command, folder / "hub.log", under=under)
 
     @property
     def url(self) -> str:

@@ -12,8 +12,9 @@ from urllib.parse import parse_qsl
 
 from aiohttp import hdrs, web
 
-from p2pmodels.core.caller import Caller
+from p2pmodels.core.caller import ANONYMOUS, Caller
 from p2pmodels.core.digests import Sha256, lfs_pointer
+from p2pmodels.core.manifest import Manifest
 from p2pmodels.core.names import FilePath
 from p2pmodels.core.secret import Secret
 from p2pmodels.doors.answers import Answers, FileAnswer, error_answer
@@ -108,7 +109,7 @@ class HubDoor:
         if request.method == hdrs.METH_HEAD:
             return self._answers.head(request, answer)
         for _ in range(2):
-            found = await self._fetcher.open(want, caller)
+            found = await self._fetcher.open(want, self._bearer(manifest, caller))
             if not isinstance(found, Blob):
                 is_poisoned = self._fetcher.is_poisoned(want)
                 return await self._answers.fetch(request, answer, found, ignore_range=is_poisoned)
@@ -122,6 +123,11 @@ class HubDoor:
                     # The file was changed behind our back: set it aside and fetch it again.
                     await self._store.blobs.quarantine(found.sha256)
         raise StoreDamaged(str(want))
+
+    @staticmethod
+    def _bearer(manifest: Manifest, caller: Caller) -> Caller:
+        """Whose token goes to the origin: nobody's for what the public may read."""
+        return caller if manifest.is_restricted else ANONYMOUS
 
     async def _raw(
         self, request: web.Request, route: HubRoute, resolved: Resolved, caller: Caller

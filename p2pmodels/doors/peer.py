@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
 
 from p2pmodels.clock import Clock
 from p2pmodels.core.peer import (
@@ -42,9 +42,6 @@ BLOCK = 64 * 1024  # bytes handed to the socket at once
 REQUESTS_PER_S = 100.0  # requests a second from one address, on average
 BURST = 500  # requests from one address at once; a page of 115 files asks twice for each
 ADDRESSES_LIMIT = 1024  # addresses whose rate is remembered; more than a LAN has
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
 
 class Catalogue(Protocol):

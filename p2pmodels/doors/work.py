@@ -11,7 +11,7 @@ import fnmatch
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
-from p2pmodels.core.caller import OPERATOR, Caller
+from p2pmodels.core.caller import ANONYMOUS, OPERATOR
 from p2pmodels.core.digests import Sha256
 from p2pmodels.core.manifest import Manifest, Want
 from p2pmodels.core.names import RepoId, Revision
@@ -50,10 +50,10 @@ def chosen(manifest: Manifest, patterns: Sequence[str]) -> list[Want]:
 class SnapshotFetch:
     """Fetches the chosen files of a snapshot, a few at a time."""
 
-    def __init__(self, parts: Parts, wants: list[Want], caller: Caller = OPERATOR) -> None:
+    def __init__(self, parts: Parts, manifest: Manifest, wants: Sequence[Want]) -> None:
         self._parts = parts
         self._wants = wants
-        self._caller = caller
+        self._caller = OPERATOR if manifest.is_restricted else ANONYMOUS
         self._running: dict[Want, Fetch] = {}
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
         self._sources: Counter[str] = Counter()
@@ -150,7 +150,7 @@ async def fetch_snapshot(
             for want in wants
         ],
     }
-    async for event in SnapshotFetch(parts, wants).events():
+    async for event in SnapshotFetch(parts, manifest, wants).events():
         yield event
 
 

@@ -164,14 +164,20 @@ class Fetcher:
 
     async def _run(self, fetch: Fetch) -> None:
         """Run one fetch to its end, or until nobody has wanted it for the grace time."""
-        async with Tasks() as tasks:
-            work = tasks.start(self._work(fetch), f"work on {fetch.want}")
-            tasks.start(self._watch_holders(fetch, work), f"holders of {fetch.want}")
-            await asyncio.wait({work})
+        try:
+            async with Tasks() as tasks:
+                work = tasks.start(self._work(fetch), f"work on {fetch.want}")
+                tasks.start(self._watch_holders(fetch, work), f"holders of {fetch.want}")
+                await asyncio.wait({work})
+        finally:
+            await asyncio.shield(self._end(fetch))
+
+    async def _end(self, fetch: Fetch) -> None:
+        """Take it off the list; who still waits for one that was cancelled is told to ask again."""
         if self._running.get(fetch.want.entry.digest.key) is fetch:
             del self._running[fetch.want.entry.digest.key]
         if not fetch.is_over:
-            fetch.error = Overloaded(f"{fetch.want}: nobody waited for it, ask again")
+            fetch.error = Overloaded(f"{fetch.want} was given up, ask again")
             await fetch.set_state(State.FAILED)
         self._finished = [*self._finished[-FINISHED_KEPT + 1 :], fetch]
 

@@ -104,12 +104,12 @@ async def test_sigterm_with_fifty_transfers_ends_in_time_and_loses_nothing(
             assert broken == 50  # never a short body that looks whole
         sent_before = hub.file_bytes()
         await hub.tell("rate off")
-        async with DaemonProcess(tmp_path / "d", *arguments) as daemon:
-            async with (
-                aiohttp.ClientSession() as session,
-                session.get(f"{daemon.url}/org/model/resolve/main/model.bin") as answer,
-            ):
-                assert await answer.read() == big_file.read_bytes()
+        async with (
+            DaemonProcess(tmp_path / "d", *arguments) as daemon,
+            aiohttp.ClientSession() as session,
+            session.get(f"{daemon.url}/org/model/resolve/main/model.bin") as answer,
+        ):
+            assert await answer.read() == big_file.read_bytes()
         size = big_file.stat().st_size
         assert hub.file_bytes() - sent_before < size  # it went on from its checkpoint
 

@@ -201,7 +201,7 @@ function fillTransfer(row, transfer) {
   const landed = `${words.bytes(transfer.landed)} of ${words.bytes(transfer.size)}`;
   text(
     within(row, ".detail"),
-    [transfer.repo, landed, stage(transfer), left(transfer)].filter(Boolean).join(" · "),
+    [landed, left(transfer), stage(transfer), transfer.repo].filter(Boolean).join(" · "),
   );
   text(within(row, ".trouble"), words.trouble(transfer.error));
 }

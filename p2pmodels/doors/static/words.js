@@ -98,7 +98,7 @@ export const PLACES = [
     key: "internet",
     name: "The internet",
     phrase: "the internet",
-    sources: { origin: "origin", mirror: "mirrors" },
+    sources: { origin: "the origin", mirror: "mirrors" },
   },
 ];
 

@@ -267,8 +267,14 @@ class PeerBook:
         return [view(c) for c in sorted(willing, key=lambda c: -c.helped_at)]
 
     def all(self) -> list[PeerView]:
-        """Everybody known, without ourselves."""
-        shown = [c for c in self._contacts.values() if c.state is not PeerState.OURSELVES]
+        """Everybody known, each daemon once, without ourselves."""
+        chosen = {c.id: c for c in self._ready_ones()}
+        shown = [
+            contact
+            for contact in self._contacts.values()
+            if contact.state is not PeerState.OURSELVES
+            and chosen.get(contact.id, contact) is contact
+        ]
         return [view(contact) for contact in shown]
 
     # inside

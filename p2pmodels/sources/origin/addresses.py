@@ -84,10 +84,13 @@ class Addresses(AbstractResolver):
         self._is_public = is_public
         self._granted: set[IpAddress] = set()
         self._is_own_public: bool | None = None
-        literal = parse_host(self._own)
-        if isinstance(literal, ipaddress.IPv4Address | ipaddress.IPv6Address):
-            self._granted.add(literal)
-            self._is_own_public = is_public(literal)
+        # A literal address never comes to `resolve`; those the operator wrote are granted here.
+        for name in (self._own, *self._proxies):
+            host = parse_host(name)
+            if host is not None and not isinstance(host, str):
+                self._granted.add(host)
+                if name == self._own:
+                    self._is_own_public = is_public(host)
 
     # before a request
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aiohttp import hdrs
@@ -225,14 +225,21 @@ class Download:
 
     async def _resolve(self, headers: dict[str, str]) -> Answer:
         """Ask the origin itself, and remember where it sent us."""
-        answer = await self._send(self._url, headers, is_clean=True)
+        answer = await self._send(self._url, headers, is_clean=True, on_first=self._check_first)
         answer = await self._judged(answer, is_redirected=answer.hops > 0)
         self._target = _Target(
             answer.url, answer.is_clean, answer.hops > 0, answer.headers.get(hdrs.ETAG)
         )
         return answer
 
-    async def _send(self, url: URL, headers: dict[str, str], *, is_clean: bool) -> Answer:
+    async def _send(
+        self,
+        url: URL,
+        headers: dict[str, str],
+        *,
+        is_clean: bool,
+        on_first: Callable[[int, Mapping[str, str]], None] | None = None,
+    ) -> Answer:
         return await self._http.send(
             Ask(
                 url,
@@ -241,6 +248,7 @@ class Download:
                 headers=headers,
                 follow=Follow.ANYWHERE,
                 is_clean=is_clean,
+                on_first=on_first,
             )
         )
 
@@ -248,7 +256,6 @@ class Download:
         """The answer, if it is one to read from; the caller's connection is given back if not."""
         want = self._job.want
         try:
-            self._check_first(answer)
             if answer.status not in (200, 206):
                 what = f"{want} at {answer.source}"
                 if is_redirected:
@@ -259,13 +266,10 @@ class Download:
             raise
         return answer
 
-    def _check_first(self, answer: Answer) -> None:
+    def _check_first(self, status: int, headers: Mapping[str, str]) -> None:
         """What the origin's own answer says of the file must be what the manifest says."""
-        is_answer = answer.first_status in (200, 206) or answer.hops > 0
-        if is_answer and self._target is None:
-            check_metadata(
-                self._job.want, answer.first_status, answer.first_headers, is_hub=self._is_hub
-            )
+        if status < 400:
+            check_metadata(self._job.want, status, headers, is_hub=self._is_hub)
 
     def _begin(self, answer: Answer, asked: tuple[int, int]) -> int:
         """At which byte of the file the body begins. Raises BadAnswer, SizeMismatch."""

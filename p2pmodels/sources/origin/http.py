@@ -13,7 +13,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -59,7 +59,11 @@ class Follow(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request; `is_clean` tells that its URL was not reached through another host."""
+    """One request; `is_clean` tells that its URL was not reached through another host.
+
+    `on_first` sees the first answer before a redirect is followed, and may raise: the hub's
+    metadata stand there.
+    """
 
     url: URL
     group: Group
@@ -68,26 +72,22 @@ class Ask:
     headers: Mapping[str, str] = field(default_factory=dict)
     follow: Follow = Follow.NOT
     is_clean: bool = True
+    on_first: Callable[[int, Mapping[str, str]], None] | None = None
 
 
 class Answer:
-    """An answer whose body was not read yet; leaving its block gives the connection back.
-
-    `first_status` and `first_headers` are those before any redirect, where the hub's metadata are.
-    """
+    """An answer whose body was not read yet; leaving its block gives the connection back."""
 
     def __init__(
         self,
         response: aiohttp.ClientResponse,
         ask: Ask,
-        first: tuple[int, Mapping[str, str]],
         hops: int,
         stall_timeout_s: float,
     ) -> None:
         self.url, self.is_clean, self.hops = ask.url, ask.is_clean, hops
         self.status: int = response.status
         self.headers: Mapping[str, str] = response.headers
-        self.first_status, self.first_headers = first
         self._response = response
         self._stall_timeout_s = stall_timeout_s
 
@@ -223,11 +223,15 @@ class Http:
 
         Whatever the status of the last answer is, it is the caller's to judge.
         """
-        first: tuple[int, Mapping[str, str]] | None = None
         for hops in range(HOPS_LIMIT + 1):
             response = await self._send_once(ask)
-            first = first or (response.status, response.headers)
-            answer = Answer(response, ask, first, hops, self._options.stall_timeout_s)
+            answer = Answer(response, ask, hops, self._options.stall_timeout_s)
+            if hops == 0 and ask.on_first is not None:
+                try:
+                    ask.on_first(answer.status, answer.headers)
+                except BaseException:
+                    await answer.discard()
+                    raise
             location = response.headers.get(hdrs.LOCATION)
             is_redirect = response.status in _REDIRECTS and location is not None
             if not is_redirect or location is None or ask.follow is Follow.NOT:
@@ -273,7 +277,10 @@ class Http:
     async def _authorization(self, ask: Ask) -> dict[str, str]:
         if ask.token is None or not ask.is_clean or not self._is_own(ask.url):
             return {}
-        if ask.url.scheme != "https" and not await self._addresses.is_private_origin():
+        is_proxied = self._options.use_proxy_env and _proxy(ask.url) is not None
+        if ask.url.scheme != "https" and (
+            is_proxied or not await self._addresses.is_private_origin()
+        ):
             if not self._has_warned:
                 log.warning("%s: no token is sent over plain http", host_and_port(ask.url))
             self._has_warned = True

@@ -204,7 +204,9 @@ class Origin:
                 raise failure(answer.status, answer.headers, self.name)
 
     def _retry(self, is_patient: bool) -> Retry:
-        return Retry(self._clock, is_patient=is_patient, budget_s=QUESTION_BUDGET_S)
+        """A client waits for the answer of a question: asking elsewhere beats asking again."""
+        budget_s = QUESTION_BUDGET_S if is_patient else 0.0
+        return Retry(self._clock, is_patient=is_patient, budget_s=budget_s)
 
     def _at(self, path: str) -> URL:
         return URL(self.url.rstrip("/") + path, encoded=True)

@@ -96,13 +96,6 @@ class Origins:
         self._clock = clock
         self._exits = AsyncExitStack()
 
-    @classmethod
-    def of(cls, origins: Sequence[Origin], clock: Clock) -> Self:
-        """Around origins that are made already and that somebody else enters."""
-        made = cls([], clock)
-        made._ranked = [_Ranked(origin, clock) for origin in origins]
-        return made
-
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as exits:
             for options in self._options:
@@ -145,9 +138,9 @@ class Origins:
     ) -> Manifest:
         """The files of repo@revision. Raises AccessRefused, NotFound, SourceFailed."""
 
-        async def ask(origin: Origin, is_last: bool) -> Manifest:
+        async def ask(origin: Origin, is_patient: bool) -> Manifest:
             chosen = _token(origin, token, use_operator_token)
-            return await origin.manifest(repo, revision, chosen, is_patient=is_last)
+            return await origin.manifest(repo, revision, chosen, is_patient=is_patient)
 
         try:
             return await self._first(ask, f"{repo}@{revision}", hubs_only=True)
@@ -161,9 +154,9 @@ class Origins:
     ) -> None:
         """Return if a hub would give it. Raises AccessRefused, NotFound, SourceFailed."""
 
-        async def ask(origin: Origin, is_last: bool) -> None:
+        async def ask(origin: Origin, is_patient: bool) -> None:
             chosen = _token(origin, token, use_operator_token)
-            await origin.prove(want, chosen, is_patient=is_last)
+            await origin.prove(want, chosen, is_patient=is_patient)
 
         await self._first(ask, str(want), hubs_only=True)
 
@@ -183,14 +176,14 @@ class Origins:
         SourceFailed, StoreFailed; Overloaded when origins only ask us to wait.
         """
 
-        async def ask(origin: Origin, is_last: bool) -> None:
+        async def ask(origin: Origin, is_patient: bool) -> None:
             chosen = _token(origin, token, use_operator_token)
             kind = "origin" if origin.is_hub else "mirror"
 
             def count(amount: int) -> None:
                 on_bytes(kind, amount)
 
-            await origin.fill(want, partial, positions, chosen, count, is_patient=is_last)
+            await origin.fill(want, partial, positions, chosen, count, is_patient=is_patient)
 
         try:
             await self._first(ask, str(want), hubs_only=False)
@@ -203,22 +196,27 @@ class Origins:
     ) -> tuple[int, Mapping[str, str], bytes]:
         """Pass an API question on to a hub: status, headers, body. Raises SourceFailed."""
 
-        async def ask(origin: Origin, is_last: bool) -> tuple[int, Mapping[str, str], bytes]:
+        async def ask(origin: Origin, is_patient: bool) -> tuple[int, Mapping[str, str], bytes]:
             chosen = _token(origin, token, use_operator_token)
-            return await origin.get(path_qs, chosen, is_patient=is_last)
+            return await origin.get(path_qs, chosen, is_patient=is_patient)
 
         return await self._first(ask, "the API", hubs_only=True)
 
     async def _first(
         self, ask: Callable[[Origin, bool], Awaitable[T]], what: str, *, hubs_only: bool
     ) -> T:
-        """The answer of the first origin that has one. Raises what the first one failed with."""
+        """The answer of the first origin that has one. Raises what the first one failed with.
+
+        Only the last one is asked patiently, and a question not even that if it is known down:
+        what is cached must not wait for it.
+        """
         usable = [r for r in self._ranked if r.origin.is_hub or not hubs_only]
         in_order = sorted(usable, key=lambda ranked: ranked.is_down)  # stable: the order stays
         errors: list[SourceFailed] = []
         for place, ranked in enumerate(in_order, 1):
             try:
-                answer = await ask(ranked.origin, place == len(in_order))
+                is_last = place == len(in_order)
+                answer = await ask(ranked.origin, is_last and not (hubs_only and ranked.is_down))
             except SourceFailed as error:
                 ranked.failed(error)
                 errors.append(error)

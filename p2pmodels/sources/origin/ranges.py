@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from p2pmodels.core.pieces import KIB, MIB, RangeSet
 
 SEGMENT_MIN = 1 * MIB  # bytes; less is not worth a request of its own
+CUT_FROM = 6 * MIB  # bytes still to come; cutting throws away what is in the socket's buffers
 STARVING = 256 * KIB  # bytes in front of a reader; with fewer it soon waits
 NEAR = 512 * KIB  # bytes that a connection under way may be behind a reader's need
 
@@ -118,7 +119,7 @@ class Segments:
     def _cut_half(self) -> Segment | None:
         """Half of the longest segment under way, so that the last one is not waited for alone."""
         longest = max(self._running, key=lambda s: s.stop - s.at, default=None)
-        if longest is None or longest.stop - longest.at < 2 * SEGMENT_MIN:
+        if longest is None or longest.stop - longest.at < CUT_FROM:
             return None
         return self._cut(longest, (longest.at + longest.stop) // 2)
 

@@ -24,7 +24,7 @@ QUESTION_BUDGET_S = 7.0  # seconds within which the last try of a question begin
 
 
 class BadAnswer(SourceFailed):
-    """An origin's answer breaks the rules; the same question would get it again."""
+    """An origin's answer breaks the rules."""
 
 
 class Retry:

@@ -93,7 +93,8 @@ class Session:
                 target=_end, args=(last, tell), name="swarm-close", daemon=True
             ).start()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(ended.wait(), CLOSE_S)
+                async with asyncio.timeout(CLOSE_S):
+                    await ended.wait()
         for end in (self._signal, self._signal_end):
             if end is not None:
                 end.close()
@@ -149,7 +150,8 @@ class Session:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting[kind, infohash] = future
         with mapped({TimeoutError: SourceTimedOut}, "libtorrent"):
-            return await asyncio.wait_for(future, ANSWER_S)
+            async with asyncio.timeout(ANSWER_S):
+                return await future
 
     # ---- torrents
 

@@ -83,6 +83,7 @@ class Swarm:
         self._clock = clock
         self._on_broken_seed = on_broken_seed
         self._seeds: dict[str, Torrent] = {}
+        self._broken: set[str] = set()
         self._fillings: dict[str, Filling] = {}
         self._statuses: dict[str, Status] = {}
         self._peers: dict[str, tuple[PeerStatus, ...]] = {}
@@ -130,8 +131,10 @@ class Swarm:
                     if self._clock.monotonic() >= next_tick:
                         self._tick(tasks)
                         next_tick = self._clock.monotonic() + TICK_S
+                    # Not `wait_for`: in Python 3.11 it can swallow a cancellation.
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(awake.wait(), TICK_S)
+                        async with asyncio.timeout(TICK_S):
+                            await awake.wait()
                     awake.clear()
         finally:
             loop.remove_reader(signal)
@@ -162,6 +165,7 @@ class Swarm:
         async with self._changing.setdefault(infohash, asyncio.Lock()):
             if self._seeds.pop(infohash, None) is not None:
                 await self._session.remove(infohash)
+                self._broken.discard(infohash)
                 self._forget(infohash)
 
     def is_seeding(self, infohash: str) -> bool:
@@ -338,6 +342,9 @@ class Swarm:
                 self._seed_broke(event.infohash, "damaged on disk", tasks)
 
     def _seed_broke(self, infohash: str, reason: str, tasks: Tasks) -> None:
+        if infohash in self._broken:
+            return
+        self._broken.add(infohash)
         torrent = self._seeds[infohash]
         log.warning("%s is no longer seeded: %s", torrent.name, reason)
         tasks.start(self.withdraw(infohash), "withdraw")

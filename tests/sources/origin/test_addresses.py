@@ -26,7 +26,7 @@ from tests.sources.origin.world import (
 )
 
 PRIVATE = [
-    "0.0.0.0",
+    "0.0.0.0",  # noqa: S104
     "10.1.2.3",
     "100.64.0.1",
     "127.0.0.1",
@@ -75,7 +75,8 @@ def test_public_address_is_public(text: str) -> None:
     "text",
     [
         "2130706433", "0x7f000001", "0x7f.0.0.1", "127.1", "0177.0.0.1", "127.0.0.1.", "1.2.3.4.5",
-        "a.0x", "a.7", "", ".", "a..b", "a b", "host%20", "ⓛocalhost", "①②⑦.0.0.1", "ex\u00e4mple.org",
+        "a.0x", "a.7", "", ".", "a..b", "a b", "host%20", "ⓛocalhost", "①②⑦.0.0.1",
+        "ex\u00e4mple.org",
         "[::1", "::1%eth0/", "a" * 64, ("a" * 60 + ".") * 5, "-a.org", "a_.-",
     ],
 )  # fmt: skip
@@ -153,14 +154,14 @@ async def test_ssrf_localhost() -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("address", [text for text in PRIVATE if ":" not in text])
-async def test_ssrf_IPv4(address: str) -> None:  # noqa: N802  libtorrent's name
+async def test_ssrf_IPv4(address: str) -> None:
     with pytest.raises(AddressRefused):
         await resolved(judge("https://hub.example", cdn_example=[address]), "cdn.example")
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("address", [text for text in PRIVATE if ":" in text])
-async def test_ssrf_IPv6(address: str) -> None:  # noqa: N802  libtorrent's name
+async def test_ssrf_IPv6(address: str) -> None:
     with pytest.raises(AddressRefused):
         await resolved(judge("https://hub.example", cdn_example=[address]), "cdn.example")
 
@@ -306,4 +307,4 @@ def test_configured_url_that_cannot_be_used_is_refused(url: str) -> None:
 
 def test_configured_url_may_have_a_path_and_a_port() -> None:
     assert OriginOptions("https://mirror.example:8443/hf/").name == "mirror.example:8443"
-    assert str(OriginOptions("http://[::1]:80/hf/").base) == "http://[::1]:80/hf"
+    assert str(OriginOptions("http://[::1]:80/hf/").base) == "http://[::1]/hf"

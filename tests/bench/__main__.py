@@ -1,0 +1,38 @@
+"""`make bench`: figures as ratios against a peer measured in the same run.
+
+    python -m tests.bench [warm] [small] [cold] [swarm]
+
+Rounds alternate between us and the peer, so that a noisy neighbour hits both; medians are printed.
+Nothing here is asserted: machines are shared, ratios are read by people.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from tests.bench import cold, small, swarm, warm
+
+BENCHES: dict[str, Callable[[Path], Awaitable[None]]] = {
+    "warm": warm.run,
+    "small": small.run,
+    "cold": cold.run,
+    "swarm": swarm.run,
+}
+
+
+async def main(names: list[str]) -> None:
+    for name in names:
+        with tempfile.TemporaryDirectory(prefix=f"p2pmodels-bench-{name}-") as folder:
+            await BENCHES[name](Path(folder))
+
+
+if __name__ == "__main__":
+    chosen = sys.argv[1:] or list(BENCHES)
+    unknown = set(chosen) - set(BENCHES)
+    if unknown:
+        sys.exit(f"no such bench: {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
+    asyncio.run(main(chosen))
