@@ -58,6 +58,7 @@ log = logging.getLogger(__name__)
 
 RESPONSES_END_S = 3.0  # seconds that running answers are given at the end
 KEEPALIVE_S = 15.0  # seconds; aiohttp's default of an hour is a gift to slowloris
+LINGER_S = 2.0  # seconds a connection is kept after its unread body was refused
 BACKLOG = 512  # connections that wait to be accepted: a class that starts together
 UMASK = 0o077  # nobody else reads the cache: it may hold what only its owner may see
 
@@ -145,7 +146,7 @@ class Daemon:
         origins = await exits.enter_async_context(Origins(_origin_options(config), clock))
         identity = self._identity(peer_id, local, peer, swarm)
         set_state = identity.states.__setitem__
-        lan = Lan(_lan_options(config, identity, peer.getsockname()[1]), clock, on_state=set_state)
+        lan = Lan(_lan_options(config, identity, peer), clock, on_state=set_state)
         parts = await self._compose(identity, store, swarm, origins, lan, lane)
         guarded = GuardOptions(tuple(config.web.allowed_hosts), tuple(config.web.allowed_origins))
         catalogue = Catalogue(parts.sharing, lambda: _hello(identity, peer.getsockname()[1]))
@@ -211,6 +212,7 @@ class Daemon:
             keepalive_timeout=KEEPALIVE_S,
             shutdown_timeout=RESPONSES_END_S,
             handler_cancellation=True,
+            lingering_time=LINGER_S,
         )
         await runner.setup()
         exits.push_async_callback(runner.cleanup)
@@ -278,11 +280,11 @@ def _origin_options(config: Config) -> list[OriginOptions]:
     ]
 
 
-def _lan_options(config: Config, identity: Identity, peer_port: int) -> LanOptions:
+def _lan_options(config: Config, identity: Identity, peer: socket.socket) -> LanOptions:
     return LanOptions(
         id=PeerId(identity.id),
-        listen_host=config.lan.listen.host,
-        peer_port=peer_port,
+        listen_host=peer.getsockname()[0],
+        peer_port=peer.getsockname()[1],
         bt_port=identity.bt_port,
         is_mdns_enabled=config.lan.is_mdns_enabled,
         peers=tuple(config.lan.peers),

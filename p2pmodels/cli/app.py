@@ -69,19 +69,17 @@ def serve(
     """Run the daemon until it is stopped."""
     from p2pmodels.cli.serving import ServeFlags, run_daemon
 
-    run_daemon(
-        config,
-        ServeFlags(
-            data_dir=data_dir,
-            listen=listen,
-            lan_listen=lan_listen,
-            bt_port=bt_port,
-            origins=tuple(origin or ()),
-            peers=tuple(peer or ()),
-            is_mdns_off=no_mdns,
-            profile=profile,
-        ),
+    flags = ServeFlags(
+        data_dir=data_dir,
+        listen=listen,
+        lan_listen=lan_listen,
+        bt_port=bt_port,
+        origins=tuple(origin or ()),
+        peers=tuple(peer or ()),
+        is_mdns_off=no_mdns,
+        profile=profile,
     )
+    raise typer.Exit(run_daemon(config, flags))
 
 
 @app.command()

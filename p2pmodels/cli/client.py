@@ -1,15 +1,15 @@
 """The client of the control API.
 
 1. Every failure is one of our errors: nothing of aiohttp leaves this module.
-2. The control token is sent with requests that change something, never with others, never on a
-   redirect (none is followed).
+2. The control token is sent with requests that change something and for files (the daemon then
+   gives also what is not public), never with others, never on a redirect (none is followed).
 3. An answer is bounded in size and in time.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Self
 
@@ -90,7 +90,7 @@ class ControlClient:
                     return
         raise DaemonUnreachable(f"{self.url} ended the answer before it was done")
 
-    async def file(self, digest: Sha256) -> AsyncIterator[bytes]:
+    async def file(self, digest: Sha256) -> AsyncGenerator[bytes, None]:
         """The bytes of a cached blob; the caller verifies them."""
         async with self._request("GET", f"/files/{digest}") as answer:
             async for data in answer.content.iter_chunked(READ_BYTES):
@@ -113,7 +113,8 @@ class ControlClient:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None:
             raise RuntimeError("used outside its block")
-        token = self._connection.read_token() if method == "POST" else None
+        needs_token = method == "POST" or path.startswith("/files/")
+        token = self._connection.read_token() if needs_token else None
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         silent = aiohttp.ClientTimeout(
             total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_TIMEOUT_S

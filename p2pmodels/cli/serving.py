@@ -24,7 +24,7 @@ class ServeFlags:
 
     def as_settings(self) -> dict[str, object]:
         """The same, shaped like the configuration file."""
-        lan = {
+        lan: dict[str, object] = {
             "listen": self.lan_listen,
             "peers": list(self.peers) or None,
             "is_mdns_enabled": False if self.is_mdns_off else None,
@@ -44,9 +44,12 @@ def _given(values: dict[str, object]) -> dict[str, object]:
     return {key: value for key, value in values.items() if value not in (None, {})}
 
 
-def run_daemon(file: Path | None, flags: ServeFlags) -> None:
-    """Run the daemon until it is stopped. Raises ConfigError before anything is started."""
+def run_daemon(file: Path | None, flags: ServeFlags) -> int:
+    """Run the daemon until it is stopped and return its exit status.
+
+    Raises ConfigError before anything is started.
+    """
     config = load_config(file, flags.as_settings())
     from p2pmodels.daemon import serve
 
-    asyncio.run(serve(config))
+    return asyncio.run(serve(config))

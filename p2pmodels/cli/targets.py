@@ -30,6 +30,6 @@ def parse_target(text: str) -> Target:
     return Target(RepoId.parse(repo), Revision(revision if mark else DEFAULT_REVISION))
 
 
-def parse_repo(text: str) -> str:
+def parse_repo(text: str) -> RepoId:
     """Read `org/name`. Raises NameRefused."""
-    return str(RepoId.parse(text))
+    return RepoId.parse(text)

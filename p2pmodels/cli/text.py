@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 SIZE_STEP = 1000  # bytes to the kB; what the hub and BitTorrent clients show
 
-# Standard error must take these even where the terminal's encoding is not UTF-8.
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -33,7 +32,7 @@ def human_bytes(count: float) -> str:
 def human_seconds(seconds: float) -> str:
     """`93784` → `1 d 2 h`: the two largest units."""
     left = int(seconds)
-    parts = []
+    parts: list[str] = []
     for name, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         count, left = divmod(left, length)
         if count or (name == "s" and not parts):

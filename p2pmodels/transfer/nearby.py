@@ -93,7 +93,7 @@ class Nearby:
                 continue
             torrent = await self._torrent(name, manifest, want, having)
             if torrent is not None:
-                peers = [holder.peer.bt_address for holder in having if holder.peer.bt_address]
+                peers = await self._reachable(having)
                 path = want.entry.path if isinstance(name, type(want.commit)) else _blob_path(name)
                 return SwarmOffer(self, want, torrent, path, peers)
         return None
@@ -134,12 +134,15 @@ class Nearby:
         while True:
             await self._lan.changed(LOOK_AGAIN_S)
             holders = await self._lan.locate(_query(want))
-            peers = [
-                holder.peer.bt_address
-                for holder in holders
-                if _has(holder, torrent.name) and holder.peer.bt_address
-            ]
-            await self.swarm.add_peers(torrent.infohash, peers)
+            having = [holder for holder in holders if _has(holder, torrent.name)]
+            await self.swarm.add_peers(torrent.infohash, await self._reachable(having))
+
+    async def _reachable(self, having: list[Holder]) -> list[PeerAddress]:
+        """Their BitTorrent addresses, let through the swarm's filter: we greeted these peers."""
+        peers = [holder.peer.bt_address for holder in having if holder.peer.bt_address]
+        for peer in peers:
+            await self.swarm.allow(peer.host)
+        return peers
 
     async def refuse(self, torrent: Torrent) -> None:
         """Forget a torrent that brought wrong bytes."""

@@ -36,7 +36,7 @@ def make_file(path: Path, size: int) -> Path:
 async def hub_of(folder: Path, files: dict[str, Path], *more: str) -> AsyncIterator[HubProcess]:
     """A hub with these files in one repo."""
     options = [f"--file={REPO}:{name}={path}" for name, path in files.items()]
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     async with HubProcess(folder, *options, *more) as hub:
         yield hub
 
@@ -104,7 +104,7 @@ def compare(title: str, ours: Sequence[float], theirs: Sequence[float], unit: st
     """One line: the medians, their ratio, and how far the rounds lay apart."""
     our, their = statistics.median(ours), statistics.median(theirs)
     print(
-        f"{title:52} {our:9.1f} {their:9.1f} {unit:6} ratio {our / their:5.2f}"
-        f"   rounds {min(ours):.1f}-{max(ours):.1f} / {min(theirs):.1f}-{max(theirs):.1f}",
+        f"{title:52} {our:9.2f} {their:9.2f} {unit:6} ratio {our / their:5.2f}"
+        f"   rounds {min(ours):.2f}-{max(ours):.2f} / {min(theirs):.2f}-{max(theirs):.2f}",
         flush=True,
     )

@@ -184,6 +184,15 @@ def test_two_daemons_of_one_machine_find_each_other_and_one_on_the_lan() -> None
             daemon.wait("ready", id=third.id)
 
 
+def test_daemons_bound_to_ipv6_find_each_other() -> None:
+    with Lab(2) as lab:
+        for number, host in enumerate(lab, 1):
+            host.run("ip", "addr", "add", f"fd77::{number}/64", "dev", "eth0", "nodad")
+        first, second = Daemon(lab[0], "--host", "::"), Daemon(lab[1], "--host", "::")
+        assert first.wait("ready", id=second.id)["address"] == "[fd77::2]:7879"
+        second.wait("ready", id=first.id)
+
+
 def test_daemons_meet_on_loopback_when_the_machine_has_no_network() -> None:
     with Lab(1) as lab:
         lab[0].unplug()

@@ -140,7 +140,8 @@ class PeerBook:
 
     def configure(self, key: str) -> None:
         """The operator names a peer; its addresses come with `resolved`."""
-        self._add(key, FoundBy.CONFIGURED, None, ())
+        if key not in self._contacts:
+            self._add(key, FoundBy.CONFIGURED, None, ())
 
     def resolved(self, contact: Contact, addresses: Iterable[PeerAddress]) -> None:
         """The addresses of a configured peer, as far as they may be contacted."""
@@ -169,15 +170,13 @@ class PeerBook:
 
     def left(self, id: PeerId) -> None:
         """mDNS says goodbye for `id`; a hello a little later has the last word."""
-        contact = self._by_id(id)
-        if contact is None:
-            return
-        if not contact.was_ready and contact.found_by is FoundBy.MDNS:
-            del self._contacts[contact.key]
-            return
-        contact.is_leaving = True
-        contact.next_hello = self._clock.monotonic() + LOOK_AFTER_GOODBYE_S
-        self._lose(contact)
+        for contact in [c for c in self._contacts.values() if c.id == id]:
+            if not contact.was_ready and contact.found_by is FoundBy.MDNS:
+                del self._contacts[contact.key]
+                continue
+            contact.is_leaving = True
+            contact.next_hello = self._clock.monotonic() + LOOK_AFTER_GOODBYE_S
+            self._lose(contact)
 
     # what greetings brought
 
@@ -207,6 +206,8 @@ class PeerBook:
         contact.failures = contact.silences = 0
         contact.is_leaving = False
         contact.last_seen = now
+        if contact.id is not None and contact.id != hello.id:
+            self._lose(contact)  # another daemon has taken over the configured address
         if hello.id == self._own:
             contact.state, contact.next_hello = PeerState.OURSELVES, now + STRANGER_CEILING_S
             return
@@ -215,8 +216,10 @@ class PeerBook:
         contact.version, contact.bt_port = hello.version, hello.bt_port
         contact.last_seen, contact.next_hello = now, now + self._recheck_pause()
         if not contact.is_ready:
+            is_news = self._ready_one(str(hello.id)) is None
             contact.state, contact.was_ready = PeerState.READY, True
-            self.on_ready(view(contact))
+            if is_news:
+                self.on_ready(view(contact))
 
     def failed(self, contact: Contact) -> None:
         """None of its addresses gave a hello."""
@@ -254,8 +257,7 @@ class PeerBook:
 
     def misbehaved(self, id: str) -> None:
         """It broke the protocol: no peer for a while."""
-        contact = self._ready_one(id)
-        if contact is not None:
+        for contact in [c for c in self._contacts.values() if str(c.id) == id]:
             contact.next_hello = self._clock.monotonic() + MISBEHAVED_PAUSE_S
             self._lose(contact)
 
@@ -323,7 +325,7 @@ class PeerBook:
         was_ready = contact.is_ready
         if contact.was_ready or contact.failures:
             contact.state = PeerState.UNREACHABLE
-        if was_ready:
+        if was_ready and self._ready_one(str(contact.id)) is None:
             self.on_gone(view(contact))
 
     def _by_id(self, id: PeerId) -> Contact | None:

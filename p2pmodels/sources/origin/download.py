@@ -85,7 +85,6 @@ class Download:
         self._resolving = asyncio.Lock()
         self._helpers = Tasks()
         self._freed = asyncio.Event()
-        self._gives_ranges = False
         self._is_whole = False  # the origin ignores ranges: one connection, from the first byte
         self._received = 0
         self._calm_until = clock.monotonic()
@@ -283,7 +282,6 @@ class Download:
                 raise BadAnswer(f"{answer.source} sent a part of the whole that was asked for")
             check_content_range(answer.headers.get(hdrs.CONTENT_RANGE), *asked, self._size)
             expected, start = asked[1] - asked[0], asked[0]
-            self._gives_ranges = True
         else:
             expected, start = self._size, 0
         if answer.length is not None and answer.length != expected:

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -41,8 +40,6 @@ from p2pmodels.sources.origin.retry import QUESTION_BUDGET_S, BadAnswer, Retry, 
 from p2pmodels.store.partials import Partial
 
 __all__ = ["Origin", "OriginKind", "OriginOptions"]
-
-log = logging.getLogger(__name__)
 
 PATH_LIMIT = 8192  # characters of a path that is passed on
 RENAMES_LIMIT = 2  # redirects within the hub of a proof: a repo that was renamed has one

@@ -22,7 +22,7 @@ from pathlib import Path
 from p2pmodels.clock import Clock
 from p2pmodels.core.names import FilePath
 from p2pmodels.core.torrent import PeerAddress, Torrent
-from p2pmodels.errors import SwarmFailed
+from p2pmodels.errors import SourceFailed, SwarmFailed
 from p2pmodels.sources.swarm.alerts import (
     Broken,
     Dropped,
@@ -118,8 +118,7 @@ class Filling:
                 self._paths.pop(fill.path, None)
                 self._have.difference_update(self.layout.pieces_of(fill.path))
                 await self._exit()
-                if self.fills:
-                    await self._enter()
+                await self._return()
             if not self.fills:
                 self.idle_since = self._clock.monotonic()
                 self.quiet.set()
@@ -151,6 +150,14 @@ class Filling:
         self._seen.clear()
         for fill in self.fills.values():
             self._want(fill)
+
+    async def _return(self) -> None:
+        """Come back for the fills that remain; they end with an error if that is impossible."""
+        if self.fills:
+            try:
+                await self._enter()
+            except SourceFailed as error:
+                self.fail(f"{self.torrent.name}: {error}")
 
     async def _exit(self) -> None:
         """Leave the session. Then all that was done is on disk, whether flushed before or not."""
@@ -207,7 +214,7 @@ class Filling:
             fill.fail(SwarmFailed(reason))
 
     def _flush(self) -> None:
-        """Have what is done written, unless that was asked a moment ago; `tick` comes back to it."""
+        """Have what is done written; if that was asked a moment ago, `tick` comes back to it."""
         if not self._done or self._flushing is not None or not self._session.has(self.infohash):
             return
         now = self._clock.monotonic()

@@ -125,7 +125,7 @@ class Swarm:
         next_tick = self._clock.monotonic()
         try:
             async with Tasks() as tasks:
-                while True:
+                while self._session.is_open:
                     for event in self._session.events():
                         self._on_event(event, tasks)
                     if self._clock.monotonic() >= next_tick:
@@ -153,12 +153,14 @@ class Swarm:
         if not self.is_usable:
             raise SwarmFailed("BitTorrent is off")
         async with self._changing.setdefault(torrent.infohash, asyncio.Lock()):
-            if torrent.infohash in self._seeds:
-                return
-            await self.release(torrent.infohash)
-            folder = next(iter(paths.values())).parent
-            await self._session.add(torrent, paths, folder, None)
-            self._seeds[torrent.infohash] = torrent
+            if torrent.infohash not in self._seeds:
+                await self.release(torrent.infohash)
+                await asyncio.shield(self._add_seed(torrent, paths))
+
+    async def _add_seed(self, torrent: Torrent, paths: Mapping[FilePath, Path]) -> None:
+        folder = next(iter(paths.values())).parent
+        await self._session.add(torrent, paths, folder, None)
+        self._seeds[torrent.infohash] = torrent
 
     async def withdraw(self, infohash: str) -> None:
         """Stop to seed; the files are closed afterwards."""
@@ -203,7 +205,8 @@ class Swarm:
         filling = await self._join(torrent, fill)
         try:
             filling.add_peers(peers)
-            await filling.admit(fill)
+            # Shielded, so that a cancellation finds the torrent either in the session or not.
+            await asyncio.shield(filling.admit(fill))
             await self._follow(fill)
             await filling.count_last(fill)
         finally:

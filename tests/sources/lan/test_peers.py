@@ -227,6 +227,18 @@ def test_url_that_leads_to_ourselves_is_no_peer() -> None:
     assert room.book.all() == [] and room.ids() == []
 
 
+def test_url_that_another_daemon_has_taken_over_is_another_peer() -> None:
+    room = Room()
+    room.book.configure("10.0.0.9:7879")
+    room.book.answered(only(room.book.due(9)), address(1), hello(1))
+    room.clock.advance(10)
+    room.book.answered(only(room.book.due(9)), address(1), hello(2))
+    assert room.told == [
+        (word, str(peer_id(n))) for word, n in (("ready", 1), ("gone", 1), ("ready", 2))
+    ]
+    assert room.ids() == [str(peer_id(2))]
+
+
 def test_silent_peer_is_not_asked_after_two_questions_until_its_next_hello() -> None:
     room = Room()
     room.greet(1)
@@ -327,7 +339,10 @@ def test_whatever_happens_each_ready_peer_is_one_and_was_told_of(
         ids = room.ids()
         assert len(ids) == len(set(ids))
         assert str(OWN) not in ids
-        assert all(("ready", id) in room.told for id in ids)
+        last_told = {id: word for word, id in room.told if word != "found"}
+        told_ready = {id for id, word in last_told.items() if word == "ready"}
+        # a silent peer stays ready, though it is not asked
+        assert told_ready == {v.id for v in book.all() if v.state is PeerState.READY} >= set(ids)
         assert all(view.state is not PeerState.OURSELVES for view in book.all())
         found = [view for view in book.all() if view.found_by is FoundBy.MDNS]
         assert len({view.id for view in found}) == len(found)

@@ -22,10 +22,10 @@ from p2pmodels.demo.hub import Hub
 from p2pmodels.sources.origin.addresses import IpAddress, is_public
 from p2pmodels.sources.origin.options import OriginOptions
 from p2pmodels.sources.origin.origin import Origin
-from p2pmodels.store.disk import RealDisk
 from p2pmodels.store.partials import Partial
 from p2pmodels.workers import Lane
 from tests.contents import content
+from tests.fakes import FailingDisk
 
 MIB = 1 << 20
 REPO = RepoId("acme/tiny")
@@ -184,11 +184,12 @@ class Shelf:
     folder: Path
     lane: Lane
     made: list[Partial] = field(default_factory=list)
+    disk: FailingDisk = field(default_factory=FailingDisk)
 
     async def partial(self, want: Want) -> Partial:
         entry = want.entry
         path = self.folder / f"partial-{len(self.made)}"
-        partial = Partial(entry.digest, entry.size, path, RealDisk(), self.lane, RealClock())
+        partial = Partial(entry.digest, entry.size, path, self.disk, self.lane, RealClock())
         await partial.open()
         self.made.append(partial)
         return partial
