@@ -126,8 +126,7 @@ class Daemon:
         """Enter every part; what is entered last ends first."""
         config, clock = self.config, self._clock
         lane = await exits.enter_async_context(workers())
-        room = RoomOptions(config.store.cache_limit_bytes, config.store.free_floor_bytes)
-        store = Store(StoreOptions(config.data_dir, room), lane, clock)
+        store = Store(_store_options(config), lane, clock)
         await exits.enter_async_context(store)
         peer_id = PeerId(_kept_text(config.data_dir / "id", lambda: secrets.token_hex(16)))
         token = Secret(_kept_text(config.data_dir / "control-token", secrets.token_urlsafe))
@@ -261,6 +260,11 @@ async def _stop_when(told: asyncio.Event) -> NoReturn:
     raise _Stopping
 
 
+def _store_options(config: Config) -> StoreOptions:
+    room = RoomOptions(config.store.cache_limit_bytes, config.store.free_floor_bytes)
+    return StoreOptions(config.data_dir, room)
+
+
 def _swarm_options(config: Config) -> SwarmOptions:
     return SwarmOptions(
         listen_host=config.lan.listen.host,
@@ -345,6 +349,6 @@ async def offline_check(
     """The events of `check` or `repair` on a data folder that no daemon uses."""
     os.umask(UMASK)
     clock = RealClock()
-    async with workers() as lane, Store(StoreOptions(config.data_dir), lane, clock) as store:
+    async with workers() as lane, Store(_store_options(config), lane, clock) as store:
         async for event in check_store(store, repo, repair=repair):
             yield event

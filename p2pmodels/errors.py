@@ -105,7 +105,7 @@ class AccessRefused(P2PModelsError):
 
     code, status = "unauthorized", 401
     hub_code: ClassVar[str] = "RepoNotFound"
-    advice = "Set a token of an account that may read it (HF_TOKEN) and try again."
+    advice = "Give the program HF_TOKEN, or the daemon `origin.token_file`, of one who may read it."
 
 
 class Gated(AccessRefused):
@@ -113,7 +113,7 @@ class Gated(AccessRefused):
 
     code, status = "gated", 403
     hub_code = "GatedRepo"
-    advice = "Accept the conditions on the repo's page and set HF_TOKEN."
+    advice = "Accept the conditions on the repo's page; then HF_TOKEN or `origin.token_file`."
 
 
 class NotShared(AccessRefused):

@@ -35,12 +35,12 @@ from p2pmodels.config.values import (
 )
 from p2pmodels.core.secret import Secret
 from p2pmodels.errors import ConfigError, NameRefused
+from p2pmodels.store.room import FREE_FLOOR_BYTES
 
 ENV_PREFIX = "P2PMODELS_"
 ENV_SECTION_MARK = "__"  # between section and field: `P2PMODELS_STORE__CACHE_LIMIT_BYTES`
 HUB_URL = "https://huggingface.co"
 HUB_CREDENTIAL = "hf-token"  # the file's name in systemd's credential folder
-FREE_FLOOR_BYTES = 2 << 30  # bytes left to the rest of the machine; a full disk stops everything
 TOKEN_FILE_LIMIT = 8192  # bytes; a token has 37 characters, more is another file
 
 

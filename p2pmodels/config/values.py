@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator
 from pydantic_settings import NoDecode
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 PORT_LIMIT = 65535  # the largest TCP port
 URL_LIMIT = 2048  # characters; what common servers accept
@@ -122,6 +124,14 @@ def _parse_host_header(text: str) -> str:
     return text.lower()
 
 
+def _parse_network(value: object) -> Network:
+    if isinstance(value, (ipaddress.IPv4Network, ipaddress.IPv6Network)):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("expected a network, such as 10.20.0.0/16")
+    return ipaddress.ip_network(value)
+
+
 def _parse_path(value: object) -> Path:
     if isinstance(value, Path):
         path = value
@@ -160,7 +170,10 @@ def _as_texts(values: Iterable[object]) -> list[str]:
 
 
 Listen = Annotated[
-    ListenAddress, BeforeValidator(ListenAddress.parse), PlainSerializer(str, return_type=str)
+    ListenAddress,
+    NoDecode,
+    BeforeValidator(ListenAddress.parse),
+    PlainSerializer(str, return_type=str),
 ]
 Folder = Annotated[Path, BeforeValidator(_parse_path), PlainSerializer(str, return_type=str)]
 Port = Annotated[int, BeforeValidator(_refuse_bool), Field(ge=0, le=PORT_LIMIT)]
@@ -189,9 +202,8 @@ HostHeaders = Annotated[
     BeforeValidator(_split_list),
     AfterValidator(_unique),
 ]
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Networks = Annotated[
-    tuple[Network, ...],
+    tuple[Annotated[Network, PlainValidator(_parse_network)], ...],
     NoDecode,
     BeforeValidator(_split_list),
     PlainSerializer(_as_texts, return_type=list[str]),

@@ -197,7 +197,7 @@ class Hub:
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
             return await self._handle(request, name, answer)
 
-        server = web.Server(handle, handler_cancellation=True)
+        server = web.Server(handle, handler_cancellation=True, access_log=None)
         runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_S)
         await runner.setup()
         parts.push_async_callback(runner.cleanup)

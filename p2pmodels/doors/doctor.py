@@ -83,4 +83,4 @@ def _peers(parts: Parts) -> Check:
 
 def _sharing(parts: Parts) -> Check:
     seeds = parts.swarm.seeds()
-    return _check("sharing", "ok", f"{len(seeds)} torrents seeded on port {parts.swarm.port}")
+    return _check("seeding", "ok", f"{len(seeds)} torrents seeded on port {parts.swarm.port}")

@@ -24,7 +24,7 @@ from p2pmodels.supervision import Tasks
 from p2pmodels.transfer.fetch import Fetch
 
 PROGRESS_EVERY_S = 0.5  # seconds between progress lines
-FILES_AT_ONCE = 6  # files of one snapshot at once; browsers take as many
+FILES_AT_ONCE = 12  # files of one snapshot at once; small ones wait for round trips, not bytes
 
 Event = dict[str, object]
 

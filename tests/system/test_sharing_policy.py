@@ -21,13 +21,11 @@ BOUND_S = 20
 async def three_repos() -> AsyncIterator[Hub]:
     """A public, a gated and a private repo with different content."""
     async with Hub() as hub:
-        for name, options in {
-            "org/public": {},
-            "org/gated": {"gated": "auto"},
-            "org/private": {"private": True},
-        }.items():
+        for name in ("org/public", "org/gated", "org/private"):
             files = {"model.safetensors": name.encode() * 10_000, "config.json": name.encode()}
-            hub.add_repo(name, files, tokens=[TOKEN], **options)
+            gated = "auto" if name == "org/gated" else False
+            is_private = name == "org/private"
+            hub.add_repo(name, files, tokens=[TOKEN], gated=gated, private=is_private)
         yield hub
 
 

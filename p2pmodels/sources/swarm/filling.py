@@ -144,7 +144,9 @@ class Filling:
 
     async def _enter(self) -> None:
         paths = self._paths | {fill.path: fill.partial.path for fill in self.fills.values()}
-        await self._session.add(self.torrent, paths, self._folder, set(self._have))
+        await self._session.add(
+            self.torrent, paths, self._folder, set(self._have), list(self._addresses)
+        )
         self._paths = paths
         self._connected = 0
         self._seen.clear()

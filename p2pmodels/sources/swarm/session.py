@@ -156,7 +156,12 @@ class Session:
     # ---- torrents
 
     async def add(
-        self, torrent: Torrent, paths: Mapping[FilePath, Path], folder: Path, have: set[int] | None
+        self,
+        torrent: Torrent,
+        paths: Mapping[FilePath, Path],
+        folder: Path,
+        have: set[int] | None,
+        peers: Iterable[PeerAddress] = (),
     ) -> None:
         """Add a torrent whose files lie at `paths`; the others would go to `folder`.
 
@@ -165,6 +170,8 @@ class Session:
         """
         parameters, indexes = await self._lane.run(_parameters, torrent, paths, folder, have)
         parameters.trackers = list(self._options.trackers)
+        # Peers told later wait for libtorrent's next tick, up to a second; these do not.
+        parameters.peers = [(peer.host, peer.port) for peer in peers]
         if not self._options.is_wan_enabled:
             parameters.flags |= lt.torrent_flags.disable_pex
         if not self._options.dht:
