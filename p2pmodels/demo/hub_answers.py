@@ -106,7 +106,7 @@ class Answers:
     ) -> web.StreamResponse:
         """Answer `resolve`, `raw` and `resolve-cache`."""
         faults = self.faults
-        status = faults.take_status("hub")
+        status = faults.take_status("hub", request.method)
         if status is not None:
             raise failing(status, faults)
         repo, snapshot = self._find(request, route, exchange)

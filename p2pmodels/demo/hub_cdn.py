@@ -58,7 +58,7 @@ class Cdn:
         found = self._files.get(path)
         if found is None:
             raise Refused(404)
-        status = faults.take_status("cdn")
+        status = faults.take_status("cdn", request.method)
         if status is not None:
             raise failing(status, faults)
         repo, file = found

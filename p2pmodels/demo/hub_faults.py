@@ -26,7 +26,7 @@ class Faults:
     """Every connection is reset as soon as it asks for something."""
 
     manifests_only: bool = False
-    """Every file route of both listeners answers 503; the API still works."""
+    """Every GET of a file answers 503 on both listeners; the API and HEAD still work."""
 
     status_for_files: int | None = None
     """The status that file routes of `status_at` answer, the next `status_times` times."""
@@ -75,9 +75,9 @@ class Faults:
 
     etags_made: int = 0
 
-    def take_status(self, listener: str) -> int | None:
+    def take_status(self, listener: str, method: str) -> int | None:
         """The status to answer on a file route, or None."""
-        if self.manifests_only:
+        if self.manifests_only and method != "HEAD":
             return 503
         if self.status_for_files is None or self.status_at != listener or self.status_times == 0:
             return None

@@ -33,6 +33,7 @@ from p2pmodels.workers import Lane
 log = logging.getLogger(__name__)
 
 RENEW_BEFORE_S = 24 * 3600.0  # seconds before a proof ends at which it is renewed
+TRY_AGAIN_S = 600.0  # seconds until an origin that could not be asked for a proof is asked again
 LOOK_EVERY_S = 60.0  # seconds; a withdrawn repo is gone from the network within a minute
 
 
@@ -63,6 +64,7 @@ class Sharing:
         self._shipped: dict[TorrentName, Torrent] = {}
         self._due: asyncio.Queue[Manifest] = asyncio.Queue()
         self._broken: asyncio.Queue[Torrent] = asyncio.Queue()
+        self._try_again: dict[Commit, float] = {}
         self._lost: asyncio.Event = asyncio.Event()
         store.blobs.on_lost = lambda _sha256: self._lost.set()
 
@@ -183,6 +185,7 @@ class Sharing:
             return False
         except SourceFailed as error:
             log.info("no public proof for %s now: %s", manifest.repo, error)
+            self._try_again[manifest.commit] = self._clock.monotonic() + TRY_AGAIN_S
             return False
         await self._store.snapshots.put_proof(manifest)
         return True
@@ -242,6 +245,12 @@ class Sharing:
             await self._withdraw_unproven()
 
     async def _renew_proofs(self) -> None:
+        now = self._clock.monotonic()
+        for commit in [commit for commit, at in self._try_again.items() if at <= now]:
+            del self._try_again[commit]
+            manifest = self._store.snapshots.by_commit(commit)
+            if manifest is not None:
+                self._due.put_nowait(manifest)
         for manifest in self._store.snapshots.all():
             proved = self._store.snapshots.proved_at(manifest)
             age = self._clock.wall() - proved if proved is not None else 0.0

@@ -67,6 +67,8 @@ async def test_manifests_only_leaves_the_api_and_closes_every_file(
     assert (await fetch(session, api))[0] == 200
     for target in (url(hub), url(hub, "small.txt"), location):
         assert (await fetch(session, target))[0] == 503
+    async with session.head(url(hub), allow_redirects=False) as response:
+        assert response.status == 302  # metadata, not a byte of the file
     hub.faults = Faults()
     assert (await fetch(session, location))[2] == BIG
 

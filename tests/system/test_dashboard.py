@@ -257,7 +257,7 @@ async def test_names_full_of_markup_are_shown_inert(control: FakeControl, watche
         "version": MARKUP,
         "data_dir": MARKUP,
         "parts": {MARKUP: SCRIPT},
-        "origins": [{"url": MARKUP, "state": "failing", "error": error}],
+        "origins": [{"url": MARKUP, "state": "down", "error": error}],
     }
     await watched.page.goto(control.url)
     await expect(watched.page.locator("#model-list .name")).to_have_text(MARKUP)

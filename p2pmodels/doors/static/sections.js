@@ -271,7 +271,7 @@ function fillPeer(row, peer) {
 /** @param {Status} status */
 export function footer(status) {
   rows(byId("origins"), "health-row", status.origins ?? [], (item) => item.url, (row, item) => {
-    const kind = { ok: "good", failing: "bad" }[item.state] ?? "idle";
+    const kind = { ok: "good", down: "bad" }[item.state] ?? "idle";
     const state = words.ORIGIN_STATES[item.state] ?? item.state;
     fillHealth(row, kind, item.url, state, words.trouble(item.error));
   });

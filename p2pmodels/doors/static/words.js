@@ -148,7 +148,7 @@ export const PEER_STATES = {
 };
 
 /** @type {Record<string, string>} */
-export const ORIGIN_STATES = { ok: "answers", failing: "does not answer", untried: "not asked yet" };
+export const ORIGIN_STATES = { ok: "answers", limited: "asks us to wait", down: "does not answer" };
 
 /** @type {Record<string, string>} */
 export const PART_NAMES = {
@@ -156,4 +156,5 @@ export const PART_NAMES = {
   lan: "Local network",
   mdns: "Finding machines",
   sharing: "Sharing",
+  origins: "Looking after origins",
 };
