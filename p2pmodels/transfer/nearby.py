@@ -30,6 +30,7 @@ from p2pmodels.workers import Lane
 
 log = logging.getLogger(__name__)
 
+STALL_S = 5.0  # seconds without a piece; with the origin's first byte it stays under clients' 10
 LOOK_AGAIN_S = 3.0  # seconds between look-ups of further peers while a swarm fills a partial
 KNOWN_LIMIT = 1_000  # torrents of peers kept in memory
 REFUSED_LIMIT = 10_000  # infohashes never used again
@@ -57,7 +58,9 @@ class SwarmOffer:
         """Let the swarm fill it. Raises SwarmFailed."""
         async with Tasks() as tasks:
             tasks.start(self._nearby.keep_looking(self._want, self.torrent), "look for peers")
-            await self._nearby.swarm.fill(self.torrent, self.path, partial, self.peers, positions)
+            await self._nearby.swarm.fill(
+                self.torrent, self.path, partial, self.peers, positions, stall_s=STALL_S
+            )
 
     async def blame(self) -> None:
         """The bytes were wrong: never use this torrent again."""
