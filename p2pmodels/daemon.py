@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import logging
 import os
@@ -89,8 +90,11 @@ def _kept_text(path: Path, make: Callable[[], str]) -> str:
     return path.read_text().strip()
 
 
-def _url(sock: socket.socket) -> str:
+def _url(sock: socket.socket, *, reached_at: str = "") -> str:
+    """The socket's URL; `reached_at` stands in for "every address", which nobody can dial."""
     host, port = sock.getsockname()[:2]
+    if reached_at and ipaddress.ip_address(host).is_unspecified:
+        host = reached_at
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -114,6 +118,7 @@ class Daemon:
                     "lan": parts.lan.run,
                     "sharing": parts.sharing.run,
                     "origins": parts.origins.run,
+                    "nearby": parts.nearby.run,
                 }
                 if self.config.swarm.is_enabled:
                     optional["swarm"] = parts.swarm.run
@@ -156,6 +161,7 @@ class Daemon:
             (await self._runner(exits, peer_app(catalogue, guarded, clock)), peer),
         ]
         await exits.enter_async_context(parts.fetcher)
+        await exits.enter_async_context(parts.resolver)
         await exits.enter_async_context(lan)
         for runner, sock in doors:
             site = web.SockSite(runner, sock, backlog=BACKLOG)
@@ -186,7 +192,9 @@ class Daemon:
         nearby = Nearby(lan, swarm, store.snapshots, sharing, lane)
         fetcher = Fetcher(store.blobs, store.figures, origins, nearby, clock, sharing.on_blob)
         resolver = Resolver(store.snapshots, origins, clock, config.fetch.branch_ttl_s)
-        parts = Parts(identity, store, resolver, fetcher, sharing, swarm, lan, origins, lane, clock)
+        parts = Parts(
+            identity, store, resolver, fetcher, sharing, nearby, swarm, lan, origins, lane, clock
+        )
         return parts
 
     def _identity(
@@ -197,7 +205,7 @@ class Daemon:
             id=str(peer_id),
             profile=config.profile.value,
             data_dir=config.data_dir,
-            url=_url(local),
+            url=_url(local, reached_at="127.0.0.1"),
             peer_url=_url(peer),
             bt_port=swarm.port,
             started_at=self._clock.monotonic(),
@@ -265,10 +273,18 @@ def _store_options(config: Config) -> StoreOptions:
     return StoreOptions(config.data_dir, room)
 
 
+def _free_port(host: str) -> int:
+    """A TCP port that is free on every address; libtorrent would take another on each of them."""
+    with bind(ListenAddress(host, 0), "swarm.port") as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
 def _swarm_options(config: Config) -> SwarmOptions:
+    host = config.lan.listen.host
     return SwarmOptions(
-        listen_host=config.lan.listen.host,
-        port=config.swarm.port,
+        listen_host=host,
+        port=config.swarm.port or _free_port(host),
         is_wan_enabled=config.swarm.is_wan_enabled,
         lan_networks=tuple(map(str, config.lan.networks)),
         upload_limit_bytes_per_s=config.swarm.upload_limit_bytes_per_s,

@@ -46,7 +46,9 @@ def in_code() -> set[Limit]:
             targets = node.targets if isinstance(node, ast.Assign) else ()
             annotated = [node.target] if isinstance(node, ast.AnnAssign) else []
             for target in (*targets, *annotated):
-                if isinstance(target, ast.Name) and re.fullmatch(r"[A-Z0-9_]*LIMIT.*", target.id):
+                if isinstance(target, ast.Name) and re.fullmatch(
+                    r"(?!_)[A-Z0-9_]*LIMIT.*", target.id
+                ):
                     found.add((module, target.id))
     return {(module, name) for module, name in found if name not in NO_LIMITS}
 

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -36,6 +37,7 @@ from p2pmodels.workers import Lane
 
 HEADERS_WITHIN_S = 8.0  # seconds; huggingface_hub's read time-out is 10
 IDLE_WRITE_S = 60.0  # seconds a client may leave its end unread before we reset the connection
+SEND_STEP = 4 << 20  # bytes handed to the kernel at once; slower than this per minute is idle
 INLINE_BYTES = 64 * 1024  # bytes up to which a file is read and sent with its headers in one go
 
 CACHE_FOREVER = "public, max-age=31536000, immutable"
@@ -84,10 +86,14 @@ class Answers:
     def head(self, request: web.Request, answer: FileAnswer) -> web.Response:
         """The answer to HEAD: from the manifest alone, no source is asked."""
         headers = answer.base_headers()
-        if none_match(request.headers.get(hdrs.IF_NONE_MATCH), answer.etag):
+        if self.is_known(request, answer):
             return web.Response(status=304, headers=headers)
         headers[hdrs.CONTENT_LENGTH] = str(answer.entry.size)
         return web.Response(status=200, headers=headers)
+
+    def is_known(self, request: web.Request, answer: FileAnswer) -> bool:
+        """Whether the client has this very content: then nothing is fetched for it."""
+        return none_match(request.headers.get(hdrs.IF_NONE_MATCH), answer.etag)
 
     def asked_range(self, request: web.Request, answer: FileAnswer) -> ByteRange | None:
         """The range to honour. Raises RangeUnsatisfiable."""
@@ -99,7 +105,7 @@ class Answers:
         self, request: web.Request, answer: FileAnswer, blob: Blob, *, ignore_range: bool = False
     ) -> web.StreamResponse:
         """A complete file, by sendfile. Raises StoreDamaged before anything was sent."""
-        if none_match(request.headers.get(hdrs.IF_NONE_MATCH), answer.etag):
+        if self.is_known(request, answer):
             return web.Response(status=304, headers=answer.base_headers())
         asked = None if ignore_range else self.asked_range(request, answer)
         span = asked or ByteRange(0, blob.size, blob.size)
@@ -109,6 +115,8 @@ class Answers:
             self._count("store", span.length)
             if span.length <= INLINE_BYTES:
                 data = os.pread(file.fileno(), span.length, span.start)
+                if len(data) != span.length:
+                    raise StoreDamaged(f"blob {blob.sha256} became shorter")
                 return web.Response(status=response.status, headers=response.headers, body=data)
             await response.prepare(request)
             await _send_file(request, file, span)
@@ -124,10 +132,14 @@ class Answers:
         asked = None if ignore_range else self.asked_range(request, answer)
         size = answer.entry.size
         span = asked or ByteRange(0, size, size)
-        began = asyncio.get_running_loop().time()
+        began = arrived(request)
+        within_s = max(0.1, began + HEADERS_WITHIN_S - asyncio.get_running_loop().time())
         async with Reader(fetch, span.start, span.stop, self._lane) as reader:
-            if not await first_byte(reader, HEADERS_WITHIN_S):
+            if not await first_byte(reader, within_s):
                 raise Overloaded(f"{fetch.want} is on its way", retry_after_s=2)
+            if reader.is_void and span.start > 0:
+                # Its client has the beginning from an answer that is void now.
+                return await self.fetch(request, answer, fetch, ignore_range=True)
             FIRST_BYTE.observe(asyncio.get_running_loop().time() - began)
             source = fetch.source or "store"
             response = _response(answer, span, is_partial=asked is not None, source=source)
@@ -153,8 +165,10 @@ class Answers:
 def _open(blob: Blob) -> BinaryIO:
     """Open a blob; one that vanished or has another size is damaged. Blocks."""
     try:
-        fd = os.open(blob.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(blob.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # says nothing about the blob
+            raise Overloaded("too many files are open") from error
         raise StoreDamaged(f"blob {blob.sha256}: {error.strerror}") from error
     if os.fstat(fd).st_size != blob.size:
         os.close(fd)
@@ -174,21 +188,33 @@ def _response(
 
 
 async def _send_file(request: web.Request, file: BinaryIO, span: ByteRange) -> None:
-    """Let the kernel copy the bytes; the connection is reset when it cannot copy them all."""
-    transport = request.transport
-    if transport is None or transport.is_closing():
-        raise ConnectionResetError("the client has gone")
+    """Let the kernel copy the bytes; the connection is reset when it cannot copy them all.
+
+    In steps, each with a bound: a client that stops reading must not hold the file for ever.
+    """
     loop = asyncio.get_running_loop()
-    try:
-        sent = await loop.sendfile(transport, file, span.start, span.length)
-    except ConnectionError:
-        raise
-    except (OSError, RuntimeError) as error:
-        transport.abort()
-        raise StoreDamaged(f"sendfile: {error}") from error
-    if sent != span.length:
-        transport.abort()
-        raise StoreDamaged(f"{sent} of {span.length} bytes could be sent")
+    at = span.start
+    while at < span.stop:
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        try:
+            async with asyncio.timeout(IDLE_WRITE_S):
+                sent = await loop.sendfile(transport, file, at, min(SEND_STEP, span.stop - at))
+        except (OSError, RuntimeError) as error:
+            # It may be the socket as well as the disk, so nothing is said against the blob here.
+            transport.abort()
+            raise ConnectionResetError(f"sendfile: {error}") from error
+        if not sent:
+            transport.abort()
+            raise StoreDamaged(f"{at - span.start} of {span.length} bytes could be sent")
+        at += sent
+
+
+def arrived(request: web.Request) -> float:
+    """When the request was first looked at, in the loop's seconds: its client counts from there."""
+    at: float = request.setdefault("arrived", asyncio.get_running_loop().time())
+    return at
 
 
 def reset(request: web.Request) -> None:

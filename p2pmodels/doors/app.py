@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 
 from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from p2pmodels.core.secret import Secret
 from p2pmodels.doors import views
-from p2pmodels.doors.answers import Answers, error_answer, reset
+from p2pmodels.doors.answers import Answers, arrived, error_answer, reset
 from p2pmodels.doors.control import ControlDoor
 from p2pmodels.doors.files import FilesDoor
 from p2pmodels.doors.guard import GuardOptions, cors_headers, guard
@@ -24,6 +25,17 @@ from p2pmodels.errors import NotFound, Overloaded, P2PModelsError, UsageError
 from p2pmodels.metrics import ANSWERS, exposition
 
 log = logging.getLogger(__name__)
+
+
+class NoBrokenRequests(logging.Filter):
+    """Keeps requests that are not HTTP out of the log: their bytes may hold a token."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, HttpProcessingError)
+
+
+logging.getLogger("aiohttp.server").addFilter(NoBrokenRequests())
 
 BODY_LIMIT = 1 << 20  # bytes; only paths-info needs more than a few hundred
 
@@ -39,32 +51,39 @@ class NoSuchMethod(UsageError):
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every error becomes an answer, or a broken connection when the body had begun."""
+    arrived(request)
     try:
         return await handler(request)
     except P2PModelsError as error:
-        if _has_begun(request):
-            log.warning("%s %s broken off: %s", request.method, request.path, error)
-            reset(request)
-            raise ConnectionResetError(str(error)) from error
-        return error_answer(error)
+        if request.get("has_begun") is None:
+            return error_answer(error)
+        log.warning("%s %s broken off: %s", request.method, request.path, error)
+        reset(request)
+        return _begun(request)
     except web.HTTPMethodNotAllowed as error:
         answer = error_answer(NoSuchMethod(request.method))
         answer.headers[hdrs.ALLOW] = ", ".join(sorted(error.allowed_methods))
         return answer
     except web.HTTPNotFound:
         return error_answer(NotFound("no such page"))
-    except (ConnectionError, web.HTTPException):
+    except ConnectionError:
+        if request.get("has_begun") is None:
+            raise
+        return _begun(request)  # the client has gone: that is nobody's error
+    except web.HTTPException:
         raise
     except Exception:
         log.exception("%s %s", request.method, request.path)
-        if _has_begun(request):
-            reset(request)
-            raise
-        return error_answer(P2PModelsError("an error inside the daemon"))
+        if request.get("has_begun") is None:
+            return error_answer(P2PModelsError("an error inside the daemon"))
+        reset(request)
+        return _begun(request)
 
 
-def _has_begun(request: web.Request) -> bool:
-    return bool(request.get("has_begun"))
+def _begun(request: web.Request) -> web.StreamResponse:
+    """The answer whose headers have gone; aiohttp finds its connection closed and leaves it."""
+    response: web.StreamResponse = request["has_begun"]
+    return response
 
 
 def local_app(parts: Parts, options: GuardOptions, token: Secret) -> web.Application:
@@ -72,10 +91,10 @@ def local_app(parts: Parts, options: GuardOptions, token: Secret) -> web.Applica
     app = web.Application(middlewares=[errors, guard(options)], client_max_size=BODY_LIMIT)
 
     async def on_prepare(request: web.Request, response: web.StreamResponse) -> None:
-        request["has_begun"] = True
+        request["has_begun"] = response
         for name, value in cors_headers(request, options).items():
             response.headers.setdefault(name, value)
-        door = _DOORS.get(request.path.split("/")[1], "hub")
+        door = _DOORS.get(request.path.removeprefix("/").partition("/")[0], "hub")
         ANSWERS.labels(door, str(response.status)).inc()
 
     app.on_response_prepare.append(on_prepare)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import hmac
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 
 from aiohttp import hdrs, web
 
@@ -104,7 +105,7 @@ class ControlDoor:
         scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         expected = self._token.reveal()
         return scheme.lower() == "bearer" and hmac.compare_digest(
-            given.strip().encode(), expected.encode()
+            given.strip().encode(errors="surrogateescape"), expected.encode()
         )
 
     def admit(self, request: web.Request) -> None:
@@ -139,6 +140,9 @@ class ControlDoor:
         """Free a snapshot's blobs, but for those that another snapshot here contains."""
         manifest = self._held(*_named(body))
         snapshots, blobs = self._parts.store.snapshots, self._parts.store.blobs
+        if snapshots.is_pinned(manifest):
+            advice = f"Run `p2pmodels unpin {manifest.repo}` first."
+            raise UsageError(f"{manifest.repo} is pinned", advice=advice)
         files = size = 0
         for entry in manifest.files:
             blob = blobs.find(entry.digest)
@@ -236,8 +240,15 @@ def _repo(body: Json) -> RepoId | None:
     return RepoId.parse(repo)
 
 
-async def _stream(request: web.Request, events: AsyncIterator[Event]) -> web.StreamResponse:
+async def _stream(request: web.Request, events: AsyncGenerator[Event, None]) -> web.StreamResponse:
     """Events as lines of JSON; an error before the first of them is a plain error answer."""
+    async with aclosing(events):
+        return await _stream_lines(request, events)
+
+
+async def _stream_lines(
+    request: web.Request, events: AsyncGenerator[Event, None]
+) -> web.StreamResponse:
     first = await anext(events, None)
     response = web.StreamResponse(
         headers={hdrs.CONTENT_TYPE: "application/x-ndjson", hdrs.CACHE_CONTROL: "no-store"}

@@ -17,7 +17,7 @@ from p2pmodels.core.names import Commit, FilePath, RepoId
 from p2pmodels.doors.answers import Answers, FileAnswer
 from p2pmodels.doors.parts import Parts
 from p2pmodels.doors.routes import decode
-from p2pmodels.errors import NotFound, RepoNotFound
+from p2pmodels.errors import NotFound, RepoNotFound, StoreDamaged
 
 
 class FilesDoor:
@@ -74,4 +74,10 @@ class FilesDoor:
             return self._answers.head(request, answer)
         self._store.blobs.touch(blob.sha256)
         with self._store.blobs.use(blob):
-            return await self._answers.blob(request, answer, blob)
+            try:
+                return await self._answers.blob(request, answer, blob)
+            except StoreDamaged as error:
+                await self._store.blobs.doubt(blob)
+                if request.get("has_begun"):
+                    raise
+                raise NotFound(f"file {entry.path} is not cached any more") from error

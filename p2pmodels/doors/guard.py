@@ -46,7 +46,7 @@ class GuardOptions:
     """What is let in besides loopback."""
 
     allowed_hosts: tuple[str, ...] = ()
-    """Host names (without port) under which this daemon is reached."""
+    """Host names under which this daemon is reached, with another port than ours if need be."""
     allowed_origins: tuple[str, ...] = DEFAULT_WEB_ORIGINS
     """Web origins (`https://name[:port]`) whose pages may fetch files; `*` lets all in."""
 
@@ -63,6 +63,8 @@ def check_host(request: web.Request, options: GuardOptions) -> None:
     if match is None or local is None:
         raise HostRefused(values[0][:80])
     name, port = match[1].lower(), int(match[2] or 80)
+    if values[0].lower() in options.allowed_hosts and match[2]:
+        return  # configured with its port, as behind a proxy
     is_named = name in LOOPBACK_NAMES or name in options.allowed_hosts
     if port != local[1] or not (is_named or _is_address(name, local[0])):
         raise HostRefused(values[0][:80])

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import json
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from aiohttp import hdrs, web
 
@@ -32,6 +32,7 @@ from p2pmodels.store.store import Store
 from p2pmodels.transfer.fetcher import Fetcher
 from p2pmodels.transfer.resolve import Resolved, Resolver
 
+DAMAGED_LIMIT = 3  # times one request meets a blob that was changed behind our back
 BODY_LIMIT = 1 << 20  # bytes of a paths-info question; 10 000 paths of 100 characters
 
 
@@ -55,6 +56,8 @@ class HubDoor:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """One request to the hub door."""
+        if request.method not in (hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_POST):
+            raise web.HTTPMethodNotAllowed(request.method, ["GET", "HEAD"])
         raw = request.rel_url.raw_path
         if raw == "/api/agent-harnesses" or "/xet-read-token/" in raw:
             raise NotFound("not offered here")
@@ -106,9 +109,11 @@ class HubDoor:
             is_private=manifest.is_restricted,
             headers=_stale(resolved),
         )
-        if request.method == hdrs.METH_HEAD:
+        if request.method == hdrs.METH_HEAD and not answer.is_immutable:
+            answer.headers[hdrs.LOCATION] = _fixed_url(request, route, manifest)
+        if request.method == hdrs.METH_HEAD or self._answers.is_known(request, answer):
             return self._answers.head(request, answer)
-        for _ in range(2):
+        for _ in range(DAMAGED_LIMIT):
             found = await self._fetcher.open(want, self._bearer(manifest, caller))
             if not isinstance(found, Blob):
                 is_poisoned = self._fetcher.is_poisoned(want)
@@ -121,7 +126,9 @@ class HubDoor:
                     )
                 except StoreDamaged:
                     # The file was changed behind our back: set it aside and fetch it again.
-                    await self._store.blobs.quarantine(found.sha256)
+                    await self._store.blobs.doubt(found)
+                    if request.get("has_begun"):
+                        raise
         raise StoreDamaged(str(want))
 
     @staticmethod
@@ -140,6 +147,17 @@ class HubDoor:
                 body=body, content_type="text/plain", headers=_headers(route, resolved)
             )
         return await self._file(request, route, resolved, caller)
+
+
+def _fixed_url(request: web.Request, route: HubRoute, manifest: Manifest) -> str:
+    """The file's address at its commit.
+
+    huggingface_hub takes it for the GET that follows: a branch that moves in between would have
+    it keep the new bytes under the old commit's name.
+    """
+    path = quote(str(route.path))
+    host = request.headers[hdrs.HOST]
+    return f"http://{host}/{manifest.repo.url_path}/resolve/{manifest.commit}/{path}"
 
 
 def _stale(resolved: Resolved) -> dict[str, str]:

@@ -12,6 +12,7 @@ from p2pmodels.sources.origin.origins import Origins
 from p2pmodels.sources.swarm.swarm import Swarm
 from p2pmodels.store.store import Store
 from p2pmodels.transfer.fetcher import Fetcher
+from p2pmodels.transfer.nearby import Nearby
 from p2pmodels.transfer.resolve import Resolver
 from p2pmodels.transfer.sharing import Sharing
 from p2pmodels.workers import Lane
@@ -41,6 +42,7 @@ class Parts:
     resolver: Resolver
     fetcher: Fetcher
     sharing: Sharing
+    nearby: Nearby
     swarm: Swarm
     lan: Lan
     origins: Origins

@@ -77,6 +77,8 @@ def _parse_api(segments: list[str]) -> HubRoute:
         raise NotFound("no such page") from error
     verbs = ("revision", Verb.TREE, Verb.PATHS_INFO, Verb.REFS, Verb.COMMITS)
     rest = [part for part in segments[1:] if part] if segments[-1:] == [""] else segments[1:]
+    if not rest:
+        raise NotFound("searching is not offered here")
     at = next((i for i in (1, 2) if len(rest) > i and rest[i] in verbs), len(rest))
     repo = RepoId(decode("/".join(rest[:at])), kind)
     if at == len(rest):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 from p2pmodels.core.caller import ANONYMOUS, OPERATOR
 from p2pmodels.core.digests import Sha256
@@ -59,7 +60,7 @@ class SnapshotFetch:
         self._sources: Counter[str] = Counter()
         self._error: P2PModelsError | None = None
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncGenerator[Event, None]:
         """The lines of the control API's `fetch`; the plan is the caller's first line."""
         async with Tasks() as tasks:
             tasks.start(self._fetch_all(), "fetch snapshot")
@@ -133,7 +134,7 @@ class SnapshotFetch:
 
 async def fetch_snapshot(
     parts: Parts, repo: RepoId, revision: Revision, patterns: Sequence[str]
-) -> AsyncIterator[Event]:
+) -> AsyncGenerator[Event, None]:
     """`POST /fetch`: the plan, then what happens."""
     manifest = (await parts.resolver.resolve(repo, revision, OPERATOR)).manifest
     wants = chosen(manifest, patterns)
@@ -150,11 +151,14 @@ async def fetch_snapshot(
             for want in wants
         ],
     }
-    async for event in SnapshotFetch(parts, manifest, wants).events():
-        yield event
+    async with aclosing(SnapshotFetch(parts, manifest, wants).events()) as events:
+        async for event in events:
+            yield event
 
 
-async def check_store(store: Store, repo: RepoId | None, *, repair: bool) -> AsyncIterator[Event]:
+async def check_store(
+    store: Store, repo: RepoId | None, *, repair: bool
+) -> AsyncGenerator[Event, None]:
     """`POST /check` and `/repair`: every blob (of one repo, or all) is read again."""
     only = blobs_of(store, repo) if repo is not None else None
     total = len(only) if only is not None else len(store.blobs.rows()) + len(store.unknown)

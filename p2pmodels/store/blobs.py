@@ -3,26 +3,36 @@
 1. A file at `blobs/ab/<sha256>` had that digest when it got its name; names are given last.
 2. Order of a commit: write, sync the file, verify, link, sync the folder, index.
 3. A blob in use (`use`) or pinned is never evicted; being in use is holding a guard.
-4. What is damaged moves to `quarantine/`; the newest few are kept for a look.
+4. What is damaged moves to `quarantine/`; the newest few are kept for a look. A blob is looked at
+   again before it goes: many requests notice the same damage, and the file may be a new one by
+   then.
+5. A path in `partials/` belongs to one `Partial` at a time: the next one for the same content waits
+   until the one before it was settled or discarded.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
+import shutil
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from p2pmodels.clock import Clock
 from p2pmodels.core.digests import Digest, GitId, Sha256
-from p2pmodels.errors import NameRefused, StoreFailed
+from p2pmodels.errors import DiskFull, NameRefused, StoreFailed
 from p2pmodels.store.disk import Disk
 from p2pmodels.store.index import BlobRow, Index
 from p2pmodels.store.partials import Partial
 from p2pmodels.store.room import RoomOptions, choose_evictions
 from p2pmodels.workers import Lane
+
+log = logging.getLogger(__name__)
 
 QUARANTINE_KEPT = 4  # files; enough to see a pattern, too few to fill a disk
 TOUCH_AFTER_S = 60.0  # seconds; last use is kept this exactly, so that a hit costs no write
@@ -60,6 +70,8 @@ class Blobs:
         self._in_use: Counter[Sha256] = Counter()
         self._open: dict[str, Partial] = {}
         self._touched: dict[Sha256, float] = {}
+        self._unsettled: dict[str, asyncio.Event] = {}
+        self._setting_aside = asyncio.Lock()
         self.pinned: Callable[[], frozenset[Sha256]] = frozenset
         self.on_lost: Callable[[Sha256], None] = lambda _sha256: None
 
@@ -154,14 +166,19 @@ class Blobs:
 
     async def flush_touched(self) -> None:
         """Write pending last uses to the index."""
-        touched, self._touched = self._touched, {}
+        touched = dict(self._touched)
         if touched:
             await self._index_lane.run(self._index.touch_blobs, touched)
+            for sha256, at in touched.items():
+                if self._touched.get(sha256) == at:
+                    del self._touched[sha256]
 
     # filling
 
     async def partial(self, digest: Digest, size: int) -> Partial:
         """Open the partial for this content, making room first. Raises DiskFull, StoreFailed."""
+        while (settled := self._unsettled.get(digest.key)) is not None:
+            await settled.wait()
         held = self._open.get(digest.key)
         if held is not None and held.is_open:
             return held
@@ -169,28 +186,63 @@ class Blobs:
         partial = Partial(digest, size, path, self._disk, self._lane, self._clock)
         self._open[digest.key] = partial
         try:
-            await self.make_room(size)
+            await self.make_room(size, path)
             await partial.open()
         except BaseException:
-            self._open.pop(digest.key, None)
+            self._let_go(partial)
             raise
         return partial
+
+    def _let_go(self, partial: Partial) -> None:
+        if self._open.get(partial.digest.key) is partial:
+            del self._open[partial.digest.key]
 
     def partial_path(self, digest: Digest) -> Path:
         """Where the partial of this content lives or would live."""
         return self._partials_folder / digest.key
 
-    async def make_room(self, need: int) -> None:
-        """Evict what must go so that `need` more bytes fit. Raises DiskFull."""
-        growing = sum(p.size - p.landed.total for p in self._open.values() if p.is_open)
-        free = await self._lane.run(self._disk.free_bytes, self._blobs)
-        held = self.pinned() | frozenset(self._in_use)
-        chosen = choose_evictions(
-            need, self.rows(), held, partial_bytes=growing,
-            free_bytes=free - growing, options=self._options,
-        )  # fmt: skip
+    async def make_room(self, size: int, path: Path) -> None:
+        """Evict what must go so that the partial at `path` may grow to `size`. Raises DiskFull.
+
+        Blobs go first, then the partials of fetches that were given up.
+        """
+        while True:
+            taken = await self._lane.run(self._partials_on_disk)
+            filling = [p for p in self._open.values() if p.is_open and p.path != path]
+            idle = [p for p in taken if p not in {other.path for other in self._open.values()}]
+            mine = min(taken.get(path, 0), size)
+            growing = sum(partial.size - partial.landed.total for partial in filling)
+            held_by_partials = mine + sum(p.size for p in filling) + sum(taken[p] for p in idle)
+            free = await self._lane.run(self._disk.free_bytes, self._blobs)
+            try:
+                chosen = choose_evictions(
+                    size - mine, self.rows(), self.pinned() | frozenset(self._in_use),
+                    partial_bytes=held_by_partials, free_bytes=free - growing,
+                    options=self._options,
+                )  # fmt: skip
+            except DiskFull:
+                if not idle:
+                    raise
+                await self._lane.run(self._drop_partial, idle[0])
+            else:
+                break
         for row in chosen:
             await self.evict(row.sha256)
+
+    def _partials_on_disk(self) -> dict[Path, int]:
+        """The bytes that each partial takes on the disk, those longest untouched first."""
+        found = []
+        for path in self._partials_folder.iterdir():
+            with suppress(FileNotFoundError):
+                status = path.lstat()
+                if path.suffix not in (".checkpoint", ".new"):
+                    found.append((status.st_mtime, path, status.st_blocks * 512))
+        return {path: size for _, path, size in sorted(found)}
+
+    def _drop_partial(self, path: Path) -> None:
+        log.info("the partial %s makes room", path.name)
+        self._disk.unlink(path.with_name(path.name + ".checkpoint"))
+        self._disk.unlink(path)
 
     async def commit(self, partial: Partial) -> Blob:
         """Verify a full partial and give it its name. Raises DigestMismatch, SizeMismatch.
@@ -200,10 +252,15 @@ class Blobs:
         sha256 = await partial.seal()
         path = self.path_of(sha256)
         await self._lane.run(self._link, partial.path, path)
+        self._unsettled.setdefault(partial.digest.key, asyncio.Event())
         git = partial.digest if isinstance(partial.digest, GitId) else None
         row = BlobRow(sha256, partial.size, git, self._clock.wall())
-        await self._index_lane.run(self._index.put_blob, row)
         self._remember(row)
+        try:
+            await self._index_lane.run(self._index.put_blob, row)
+        except StoreFailed as error:
+            # The file is the truth: the next start finds it and takes it in.
+            log.warning("blob %s is not in the index: %s", sha256, error)
         return Blob(sha256, partial.size, path)
 
     def _link(self, source: Path, target: Path) -> None:
@@ -213,35 +270,62 @@ class Blobs:
 
     async def settle(self, partial: Partial) -> None:
         """Close a committed partial and remove its second name."""
-        await self.close(partial)
-        await self._lane.run(self._disk.unlink, partial.checkpoint_path)
-        await self._lane.run(self._disk.unlink, partial.path)
+        try:
+            await self.close(partial)
+            await self._lane.run(self._disk.unlink, partial.checkpoint_path)
+            await self._lane.run(self._disk.unlink, partial.path)
+        finally:
+            settled = self._unsettled.pop(partial.digest.key, None)
+            if settled is not None:
+                settled.set()
 
     async def close(self, partial: Partial) -> None:
         """Close a partial that may be taken up again later."""
-        self._open.pop(partial.digest.key, None)
+        self._let_go(partial)
         await partial.close()
 
     async def discard(self, partial: Partial) -> None:
         """Set a wrong partial aside; the next one for this content starts empty."""
         await self.close(partial)
         await self._lane.run(self._disk.unlink, partial.checkpoint_path)
-        await self._lane.run(self._set_aside, partial.path)
+        async with self._setting_aside:
+            await self._lane.run(self._set_aside, partial.path)
 
     # going
 
     async def evict(self, sha256: Sha256) -> int:
         """Delete a blob; returns the bytes that became free."""
         row = self._forget(sha256)
-        await self._index_lane.run(self._index.drop_blob, sha256)
         await self._lane.run(self._disk.unlink, self.path_of(sha256))
+        await self._drop_row(sha256)
         return row.size if row else 0
 
     async def quarantine(self, sha256: Sha256) -> None:
-        """Set a damaged blob aside, so that it is fetched again."""
+        """Set a blob aside whose bytes were found wrong, so that it is fetched again."""
+        async with self._setting_aside:
+            if self._rows.get(sha256) is not None:
+                await self._quarantine_now(sha256)
+
+    async def doubt(self, blob: Blob) -> None:
+        """Set a blob aside if its file is missing or has another size than it should."""
+        async with self._setting_aside:
+            if self._rows.get(blob.sha256) is None:
+                return
+            if not await self._lane.run(_has_size, blob.path, blob.size):
+                log.warning("blob %s was changed behind our back", blob.sha256)
+                await self._quarantine_now(blob.sha256)
+
+    async def _quarantine_now(self, sha256: Sha256) -> None:
         self._forget(sha256)
-        await self._index_lane.run(self._index.drop_blob, sha256)
         await self._lane.run(self._set_aside, self.path_of(sha256))
+        await self._drop_row(sha256)
+
+    async def _drop_row(self, sha256: Sha256) -> None:
+        """A row without a file does no harm: the next start drops it."""
+        try:
+            await self._index_lane.run(self._index.drop_blob, sha256)
+        except StoreFailed as error:
+            log.warning("blob %s stays in the index for now: %s", sha256, error)
 
     def _forget(self, sha256: Sha256) -> BlobRow | None:
         row = self._rows.pop(sha256, None)
@@ -253,7 +337,10 @@ class Blobs:
     def _set_aside(self, path: Path) -> None:
         kept = sorted(self._quarantine.iterdir(), key=lambda p: p.lstat().st_mtime)
         for old in kept[: max(0, len(kept) - QUARANTINE_KEPT + 1)]:
-            self._disk.unlink(old)
+            if stat.S_ISDIR(old.lstat().st_mode):  # somebody made a folder where a blob was
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                self._disk.unlink(old)
         if path.exists() or path.is_symlink():
             self._disk.rename(path, self._quarantine / f"{path.name}.{os.urandom(4).hex()}")
 
@@ -261,12 +348,15 @@ class Blobs:
         """Hash a blob file that the index does not know; index it, or set it aside."""
         sha256 = Sha256(path.name)
         size, found, git_id = await self._lane.run(self._hash_file, path)
-        if found != sha256:
-            await self._lane.run(self._set_aside, path)
-            return False
-        row = BlobRow(sha256, size, git_id, self._clock.wall())
-        await self._index_lane.run(self._index.put_blob, row)
-        self._remember(row)
+        async with self._setting_aside:
+            if sha256 in self._rows:
+                return True  # fetched meanwhile: the file at `path` is another one now
+            if found != sha256:
+                await self._lane.run(self._set_aside, path)
+                return False
+            row = BlobRow(sha256, size, git_id, self._clock.wall())
+            await self._index_lane.run(self._index.put_blob, row)
+            self._remember(row)
         return True
 
     async def verify(self, sha256: Sha256) -> bool:
@@ -290,3 +380,14 @@ class Blobs:
         finally:
             self._disk.close(fd)
         return size, Sha256(sha256.hexdigest()), GitId(git_id.hexdigest())
+
+
+def _has_size(path: Path, size: int) -> bool:
+    """Whether a regular file of exactly this size is there. Blocks."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StoreFailed(f"{path.name}: {error.strerror}") from error
+    return stat.S_ISREG(status.st_mode) and status.st_size == size

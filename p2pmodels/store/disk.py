@@ -51,11 +51,13 @@ def _mapped(path: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # The name alone: these texts reach clients, and the folder is nobody's business there.
+        name = path.name if isinstance(path, Path) else str(path)
         if error.errno in _FULL:
-            raise DiskFull(f"{path}") from error
+            raise DiskFull(name) from error
         if error.errno == errno.ELOOP:
-            raise StoreDamaged(f"{path} is a symbolic link") from error
-        raise StoreFailed(f"{path}: {error.strerror or error}") from error
+            raise StoreDamaged(f"{name} is a symbolic link") from error
+        raise StoreFailed(f"{name}: {error.strerror or type(error).__name__}") from error
 
 
 class RealDisk:
@@ -67,7 +69,7 @@ class RealDisk:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
             os.close(fd)
-            raise StoreDamaged(f"{path} is not a regular file of this user")
+            raise StoreDamaged(f"{path.name} is not a regular file of this user")
         return fd
 
     def size(self, fd: int) -> int:
@@ -118,12 +120,19 @@ class RealDisk:
             self.sync_folder(path.parent)
 
     def link(self, source: Path, target: Path) -> None:
-        """Give the file a second name; where the file system cannot, move it."""
+        """Give the file a second name; where the file system cannot, move it.
+
+        Another file that has the name already loses it: only `source` was verified.
+        """
         with _mapped(target):
             try:
                 os.link(source, target)
             except FileExistsError:
-                return
+                if target.is_symlink() or not source.samefile(target):
+                    fresh = target.with_name(target.name + ".new")
+                    fresh.unlink(missing_ok=True)
+                    os.link(source, fresh)
+                    fresh.replace(target)
             except OSError as error:
                 if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
                     raise

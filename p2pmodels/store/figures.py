@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 
 from p2pmodels.core.digests import Sha256
+from p2pmodels.errors import StoreFailed
 from p2pmodels.store.index import Index
 from p2pmodels.workers import Lane
+
+log = logging.getLogger(__name__)
 
 SERVED = "served"  # bytes given to local clients
 FROM_STORE = "store"  # of these, answered from the cache
@@ -20,6 +24,7 @@ class Figures:
     def __init__(self, index: Index, lane: Lane) -> None:
         self._index, self._lane = index, lane
         self._counters: Counter[str] = Counter()
+        self._written: Mapping[str, int] = {}
         self._received: dict[str, Counter[str]] = {}
 
     async def load(self) -> None:
@@ -37,7 +42,10 @@ class Figures:
     async def add_received(self, sha256: Sha256, sources: Mapping[str, int]) -> None:
         """Note where the bytes of a blob came from."""
         self._received.setdefault(sha256.value, Counter()).update(sources)
-        await self._lane.run(self._index.add_received, sha256, sources)
+        try:
+            await self._lane.run(self._index.add_received, sha256, sources)
+        except StoreFailed as error:
+            log.warning("figures of %s are not written: %s", sha256, error)
 
     def received(self, sha256: Sha256) -> Mapping[str, int]:
         return self._received.get(sha256.value, Counter())
@@ -50,4 +58,9 @@ class Figures:
         return total
 
     async def flush(self) -> None:
-        await self._lane.run(self._index.put_counters, dict(self._counters))
+        """Write the counters that changed."""
+        counters = dict(self._counters)
+        changed = {name: n for name, n in counters.items() if self._written.get(name) != n}
+        if changed:
+            await self._lane.run(self._index.put_counters, changed)
+            self._written = counters

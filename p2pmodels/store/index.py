@@ -17,7 +17,7 @@ from p2pmodels.core.digests import GitId, Sha256
 from p2pmodels.core.manifest import Manifest
 from p2pmodels.core.names import Commit, RepoId, Revision
 from p2pmodels.core.torrent import TorrentName
-from p2pmodels.errors import StoreDamaged, mapped
+from p2pmodels.errors import DiskFull, StoreDamaged, mapped
 
 SCHEMA_VERSION = 1
 
@@ -94,7 +94,12 @@ class Index:
         if self._db is None:
             return []
         with mapped({sqlite3.Error: StoreDamaged}, "index"):
-            return self._db.execute(sql, values).fetchall()
+            try:
+                return self._db.execute(sql, values).fetchall()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                    raise DiskFull("the index cannot be written") from error
+                raise
 
     # blobs
 

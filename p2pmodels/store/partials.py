@@ -204,16 +204,19 @@ class Partial:
         await self._call(self._disk.sync, self._fd)
         return Sha256(self._sha256.hexdigest())
 
-    async def forget(self) -> bool:
+    def void(self) -> bool:
         """Drop bytes that turned out wrong; what the origin gave stays, if peers gave the rest.
 
-        Returns whether anything was kept.
+        Takes effect at once; `restart` must follow. Returns whether anything was kept.
         """
         kept = RangeSet() if self.vouched == self.landed else RangeSet(self.vouched)
         self.landed, self.vouched = kept, RangeSet(kept)
+        return kept.total > 0
+
+    async def restart(self) -> None:
+        """After `void`: begin the whole-file hash anew, and forget the checkpoint."""
         await self._call(self._restart)
         await self.wake()
-        return kept.total > 0
 
     def _restart(self) -> None:
         with self._hash_mutex:

@@ -1,20 +1,30 @@
 """Snapshots: manifests, what revisions stand for, pins, public proofs and torrents.
 
 Everything is held in memory and written through to the index; by commit a manifest never changes.
+What was learned from the origin is used although a full disk kept it from being written: after a
+restart the origin is asked again. What a person ordered (pins), or took back, must be written.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ParamSpec
 
 from p2pmodels.clock import Clock
 from p2pmodels.core.digests import Digest, Sha256
 from p2pmodels.core.manifest import Manifest
 from p2pmodels.core.names import Commit, RepoId, Revision
 from p2pmodels.core.torrent import TorrentName
+from p2pmodels.errors import StoreFailed
 from p2pmodels.store.blobs import Blobs
 from p2pmodels.store.index import Index, RefRow
 from p2pmodels.workers import Lane
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
 
 Key = tuple[RepoId, Commit]
 
@@ -82,8 +92,15 @@ class Snapshots:
     async def put(self, manifest: Manifest) -> None:
         """Keep a manifest for ever (until `forget`)."""
         if self._manifests.get((manifest.repo, manifest.commit)) != manifest:
-            await self._lane.run(self._index.put_manifest, manifest)
             self._hold(manifest)
+            await self._note(self._index.put_manifest, manifest)
+
+    async def _note(self, write: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Write what can be learned again; if that fails memory alone has it."""
+        try:
+            await self._lane.run(write, *args, **kwargs)
+        except StoreFailed as error:
+            log.warning("not written to the index: %s", error)
 
     def ref(self, repo: RepoId, revision: Revision) -> RefRow | None:
         """What the revision stood for when the origin was last asked."""
@@ -100,7 +117,7 @@ class Snapshots:
     async def put_ref(self, repo: RepoId, revision: Revision, commit: Commit) -> None:
         row = RefRow(repo, revision, commit, self._clock.wall())
         self._refs[repo, revision] = row
-        await self._lane.run(self._index.put_ref, row)
+        await self._note(self._index.put_ref, row)
 
     async def forget(self, manifest: Manifest) -> None:
         """Drop a snapshot and everything said about it; its blobs are the caller's to evict."""
@@ -154,7 +171,7 @@ class Snapshots:
     async def put_proof(self, manifest: Manifest) -> None:
         now = self._clock.wall()
         self._proofs[manifest.repo, manifest.commit] = now
-        await self._lane.run(self._index.put_proof, manifest.repo, manifest.commit, now)
+        await self._note(self._index.put_proof, manifest.repo, manifest.commit, now)
 
     async def drop_proof(self, manifest: Manifest) -> None:
         self._proofs.pop((manifest.repo, manifest.commit), None)
@@ -166,7 +183,7 @@ class Snapshots:
         return list(await self._lane.run(self._index.torrents))
 
     async def put_torrent(self, name: TorrentName, body: bytes) -> None:
-        await self._lane.run(self._index.put_torrent, name, body)
+        await self._note(self._index.put_torrent, name, body)
 
     async def drop_torrent(self, name: TorrentName) -> None:
         await self._lane.run(self._index.drop_torrent, name)

@@ -6,12 +6,14 @@ Entering takes the lock, opens the index and surveys the files; leaving writes w
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from p2pmodels.clock import Clock
+from p2pmodels.errors import StoreFailed
 from p2pmodels.store.blobs import Blobs
 from p2pmodels.store.disk import Disk, RealDisk
 from p2pmodels.store.figures import Figures
@@ -20,6 +22,8 @@ from p2pmodels.store.lock import FolderLock, prepare_folder
 from p2pmodels.store.room import RoomOptions
 from p2pmodels.store.snapshots import Snapshots
 from p2pmodels.workers import Lane
+
+log = logging.getLogger(__name__)
 
 FLUSH_EVERY_S = 5.0  # seconds of counters and last uses that a crash may lose
 
@@ -78,12 +82,18 @@ class Store:
         """Take in blob files that the index lost, then write pending figures every few seconds."""
         unknown, self.unknown = self.unknown, []
         for path in unknown:
-            await self.blobs.adopt_unknown(path)
+            try:
+                await self.blobs.adopt_unknown(path)
+            except StoreFailed as error:
+                log.warning("%s is not taken in: %s", path.name, error)
         while True:
             await self._clock.sleep(FLUSH_EVERY_S)
             await self.flush()
 
     async def flush(self) -> None:
-        """Write counters and last uses."""
-        await self.blobs.flush_touched()
-        await self.figures.flush()
+        """Write counters and last uses; on a full disk they wait in memory for the next time."""
+        try:
+            await self.blobs.flush_touched()
+            await self.figures.flush()
+        except StoreFailed as error:
+            log.warning("figures are not written for now: %s", error)

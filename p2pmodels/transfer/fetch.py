@@ -140,5 +140,9 @@ class Fetch:
         async with self.changed:
             await self.changed.wait_for(lambda: self.is_over)
         if self.blob is None:
-            raise self.error or P2PModelsError(str(self.want))
+            raise self.failure()
         return self.blob
+
+    def failure(self) -> P2PModelsError:
+        """What made it fail, to be raised; without the frames of those who raised it before."""
+        return (self.error or P2PModelsError(str(self.want))).with_traceback(None)

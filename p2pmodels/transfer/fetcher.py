@@ -45,6 +45,7 @@ GRACE_S = 5.0  # seconds a fetch goes on after its last holder left: a client th
 FAILURE_KEPT_S = 15.0  # seconds a failure is remembered, so that followers do not start anew
 REST_S = 300.0  # seconds a model rests after every source failed
 POISON_KEPT_S = 600.0  # seconds: longer than any client's retries after a broken answer
+OFFER_WITHIN_S = 4.0  # seconds for peers to say what they have; a silent one must not cost more
 FINISHED_KEPT = 50  # ended fetches that `transfers` still shows
 
 
@@ -154,9 +155,9 @@ class Fetcher:
         now = self._clock.monotonic()
         failure = self._failures.get(want.entry.digest.key)
         if failure is not None and now < failure.until:
-            raise failure.error
+            raise failure.error.with_traceback(None)
         rest = self._resting.get(want.repo)
-        if rest is not None and now < rest.until and await self._nearby.offer(want) is None:
+        if rest is not None and now < rest.until and await self._offer(want) is None:
             raise OriginDown(
                 f"{want.repo} rests for {rest.until - now:.0f} s more ({rest.error.message})",
                 retry_after_s=round(rest.until - now),
@@ -230,7 +231,7 @@ class Fetcher:
             self._resting[want.repo] = Rest(now + REST_S, error)
 
     async def _fill_and_commit(self, fetch: Fetch) -> None:
-        offer = None if _is_full(fetch) else await self._nearby.offer(fetch.want)
+        offer = None if _is_full(fetch) else await self._offer(fetch.want)
         if offer is not None:
             await self._fill_from_peers(fetch, offer)
         if not _is_full(fetch):
@@ -241,6 +242,15 @@ class Fetcher:
             await self._drop_wrong_bytes(fetch, offer, error)
             await self._fill_from_origins(fetch)
             await self._commit(fetch, None)
+
+    async def _offer(self, want: Want) -> Offer | None:
+        """What peers offer, if they say so in time."""
+        try:
+            async with asyncio.timeout(OFFER_WITHIN_S):
+                return await self._nearby.offer(want)
+        except TimeoutError:
+            log.info("peers take too long over %s", want)
+            return None
 
     async def _fill_from_peers(self, fetch: Fetch, offer: Offer) -> None:
         partial = _partial(fetch)
@@ -281,17 +291,24 @@ class Fetcher:
         """Whatever was given out of this content so far is void; start over from the origins."""
         partial = _partial(fetch)
         log.warning("%s: %s; sources %s", fetch.want, error, dict(fetch.sources))
-        key = fetch.want.entry.digest.key
-        self._poisoned[key] = self._clock.monotonic() + POISON_KEPT_S
+        self._note_poison(fetch.want)
+        # Together and before anything waits: no reader may take old bytes for new ones.
         fetch.generation += 1
+        has_kept = partial.void()
+        fetch.sources.clear()
         if offer is not None:
             await offer.blame()
-        fetch.sources.clear()
-        if await partial.forget():
+        await partial.restart()
+        if has_kept:
             await fetch.set_state(State.FETCHING)
             return
         await self._blobs.discard(partial)
         await fetch.take(await self._blobs.partial(partial.digest, partial.size))
+
+    def _note_poison(self, want: Want) -> None:
+        now = self._clock.monotonic()
+        self._poisoned = {key: until for key, until in self._poisoned.items() if until > now}
+        self._poisoned[want.entry.digest.key] = now + POISON_KEPT_S
 
     async def _commit(self, fetch: Fetch, offer: Offer | None) -> None:
         partial = _partial(fetch)
@@ -307,9 +324,11 @@ class Fetcher:
 
     async def _tidy(self, partial: Partial, offer: Offer | None, blob: Blob) -> None:
         """Remove the partial's name; a crash before this is put right at the next start."""
-        if offer is not None:
-            await offer.committed(blob)
-        await self._blobs.settle(partial)
+        try:
+            if offer is not None:
+                await offer.committed(blob)
+        finally:
+            await self._blobs.settle(partial)
 
 
 def _partial(fetch: Fetch) -> Partial:

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 STALL_S = 5.0  # seconds without a piece; with the origin's first byte it stays under clients' 10
 LOOK_AGAIN_S = 3.0  # seconds between look-ups of further peers while a swarm fills a partial
 KNOWN_LIMIT = 1_000  # torrents of peers kept in memory
+HOSTS_LIMIT = 4_096  # greeted addresses let through the filter; a LAN has fewer
 REFUSED_LIMIT = 10_000  # infohashes never used again
 
 
@@ -82,7 +83,21 @@ class Nearby:
         self._lane = lane
         self._from_peers: dict[TorrentName, Torrent] = {}
         self._refused: set[str] = set()
+        self._let_in_hosts: set[str] = set()
         self._reading: dict[TorrentName, asyncio.Lock] = {}
+
+    async def run(self) -> None:
+        """Let greeted peers through the swarm's filter, so that they can connect to us as well."""
+        while True:
+            for peer in self._lan.peers():
+                if peer.state == "ready" and self.swarm.is_usable:
+                    await self._let_in(peer.host)
+            await self._lan.changed(LOOK_AGAIN_S)
+
+    async def _let_in(self, host: str) -> None:
+        if host not in self._let_in_hosts and len(self._let_in_hosts) < HOSTS_LIMIT:
+            await self.swarm.allow(host)
+            self._let_in_hosts.add(host)
 
     async def offer(self, want: Want) -> SwarmOffer | None:
         """The best offer within the LAN's answer time, or None. Never raises for a bad peer."""
@@ -144,7 +159,7 @@ class Nearby:
         """Their BitTorrent addresses, let through the swarm's filter: we greeted these peers."""
         peers = [holder.peer.bt_address for holder in having if holder.peer.bt_address]
         for peer in peers:
-            await self.swarm.allow(peer.host)
+            await self._let_in(peer.host)
         return peers
 
     async def refuse(self, torrent: Torrent) -> None:

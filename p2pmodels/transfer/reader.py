@@ -2,7 +2,9 @@
 
 1. Bytes are given in order, each only when `Fetch.readable_stop` allows it.
 2. The reader holds the fetch and tells it where it stands; leaving the block lets go.
-3. When bytes that were given out turn out wrong, the stream ends with an error, never quietly.
+3. When bytes that were given out turn out wrong, the stream ends with an error, never quietly. A
+   stream that does not begin at the first byte ends so, too, before it gave anything: its client
+   has the beginning from an earlier answer.
 4. It reads through a file descriptor of its own: the partial may become a blob, and the blob be
    evicted, while a slow client still reads.
 """
@@ -13,6 +15,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
+from io import FileIO
 from pathlib import Path
 from typing import Self
 
@@ -34,7 +37,7 @@ class Reader:
         self._lane = lane
         self._exits = ExitStack()
         self._holder = 0
-        self._fd = -1
+        self._file: FileIO | None = None
         self._generation = fetch.generation
 
     async def __aenter__(self) -> Self:
@@ -46,13 +49,18 @@ class Reader:
         self._close()
 
     def _close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
     async def ready(self) -> None:
         """Wait until the first byte may be given out. Raises what made the fetch fail."""
         await self._readable()
+
+    @property
+    def is_void(self) -> bool:
+        """Whether wrong bytes were dropped since it began, so that a range must not go on."""
+        return self._generation != self.fetch.generation
 
     async def _readable(self) -> int:
         """Wait until more may be given out; returns up to where."""
@@ -62,7 +70,7 @@ class Reader:
             if stop > self._position or self._position >= self._stop:
                 return stop
             if fetch.error is not None:
-                raise fetch.error
+                raise fetch.failure()
             async with fetch.changed:
                 if not self._may_go_on():
                     await fetch.changed.wait()
@@ -76,14 +84,14 @@ class Reader:
         while self._position < self._stop:
             stop = await self._readable()
             if self._generation != self.fetch.generation:
-                if self._position > self._start:
+                if self._position > 0:
                     raise DigestMismatch(f"{self.fetch.want}: what was sent so far is void")
                 self._generation = self.fetch.generation
                 self._close()
-            if self._fd < 0:
-                self._fd = await self._lane.run(_open, self._path())
+            if self._file is None:
+                self._file = await self._lane.run(_open, self._path())
             length = min(READ_STEP, stop - self._position)
-            data = await self._lane.run(os.pread, self._fd, length, self._position)
+            data = await self._lane.run(os.pread, self._file.fileno(), length, self._position)
             if not data:
                 raise StoreFailed(f"{self.fetch.want} ends at {self._position}")
             if self._generation != self.fetch.generation:
@@ -100,9 +108,10 @@ class Reader:
         raise StoreFailed(f"{self.fetch.want} has no file")
 
 
-def _open(path: Path) -> int:
+def _open(path: Path) -> FileIO:
+    """An object, not a number: if the reader is cancelled meanwhile, it closes itself."""
     try:
-        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return FileIO(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
     except OSError as error:
         raise StoreFailed(f"{path.name}: {error.strerror}") from error
 

@@ -80,7 +80,7 @@ async def server() -> AsyncIterator[Guarded]:
 @pytest_asyncio.fixture
 async def wide_server() -> AsyncIterator[Guarded]:
     """Bound to every address, as the LAN port is."""
-    options = GuardOptions(("lab.example",), ("https://app.example",))
+    options = GuardOptions(("lab.example", "proxy.example:8443"), ("https://app.example",))
     async for guarded in _serve(options, "0.0.0.0"):  # noqa: S104
         yield guarded
 
@@ -155,6 +155,9 @@ async def test_a_configured_name_passes_with_our_port_only(wide_server: Guarded)
     good = f"Host: lab.example:{wide_server.port}"
     assert (await wide_server.ask("GET /x HTTP/1.1", good))[0] == 200
     assert (await wide_server.ask("GET /x HTTP/1.1", "Host: lab.example:1"))[0] == 421
+    assert (await wide_server.ask("GET /x HTTP/1.1", "Host: proxy.example:8443"))[0] == 200
+    assert (await wide_server.ask("GET /x HTTP/1.1", "Host: proxy.example:8444"))[0] == 421
+    assert (await wide_server.ask("GET /x HTTP/1.1", "Host: proxy.example"))[0] == 421
 
 
 @pytest.mark.asyncio

@@ -68,8 +68,8 @@ def test_traversal_and_odd_names_are_refused(path: str) -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    ["/", "", "/x", "/a/b/c", "/api", "/api/models", "/api/kernels/x/y", "/favicon.ico",
-     "/org/name/resolve/main", "/org/name/resolve", "/a/b/c/resolve/main/x", "/v2/",
+    ["/", "", "/x", "/a/b/c", "/api", "/api/models", "/api/models/", "/api/kernels/x/y",
+     "/favicon.ico", "/org/name/resolve/main", "/org/name/resolve", "/a/b/c/resolve/main/x", "/v2/",
      "/org/name/blob/main/x", "/api/models/org/name/refs/x/y"],
 )  # fmt: skip
 def test_other_paths_are_not_found(raw: str) -> None:

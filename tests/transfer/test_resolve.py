@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 
 import pytest
+import pytest_asyncio
 
 from p2pmodels.core.caller import ANONYMOUS, OPERATOR, Caller
 from p2pmodels.core.manifest import FileEntry, Manifest
@@ -12,7 +15,7 @@ from p2pmodels.core.names import Commit, FilePath, RepoId, Revision
 from p2pmodels.core.secret import Secret
 from p2pmodels.errors import AccessRefused, Gated, NetworkFailed, P2PModelsError, RepoNotFound
 from p2pmodels.store.store import Store
-from p2pmodels.transfer.resolve import ACCESS_KEPT_S, REFUSAL_KEPT_S, Resolver
+from p2pmodels.transfer.resolve import ACCESS_KEPT_S, BRANCH_TTL_S, REFUSAL_KEPT_S, Resolver
 from tests.contents import content
 from tests.fakes import FakeClock
 from tests.sources_fakes import FakeOrigins
@@ -54,12 +57,27 @@ class RefusingOrigins(FakeOrigins):
         self._check(token, use_operator_token)
 
 
+MakeResolver = Callable[..., Awaitable[Resolver]]
+
+
+@pytest_asyncio.fixture
+async def resolver_of(store: Store, clock: FakeClock) -> AsyncIterator[MakeResolver]:
+    """Resolvers over the same store, as one daemon after the other would have."""
+    async with AsyncExitStack() as exits:
+
+        async def make(origins: FakeOrigins, branch_ttl_s: float = BRANCH_TTL_S) -> Resolver:
+            resolver = Resolver(store.snapshots, origins, clock, branch_ttl_s)
+            return await exits.enter_async_context(resolver)
+
+        yield make
+
+
 @pytest.mark.asyncio
 async def test_a_branch_is_asked_once_for_a_room_and_again_after_its_time(
-    store: Store, origins: FakeOrigins, clock: FakeClock
+    store: Store, origins: FakeOrigins, clock: FakeClock, resolver_of: MakeResolver
 ) -> None:
     origins.manifests["main"] = manifest(OLD)
-    resolver = Resolver(store.snapshots, origins, clock, branch_ttl_s=60)
+    resolver = await resolver_of(origins, branch_ttl_s=60)
     async with asyncio.TaskGroup() as group:
         for _ in range(30):
             group.create_task(resolver.resolve(REPO, MAIN))
@@ -74,10 +92,10 @@ async def test_a_branch_is_asked_once_for_a_room_and_again_after_its_time(
 
 @pytest.mark.asyncio
 async def test_a_commit_is_asked_once_for_ever(
-    store: Store, origins: FakeOrigins, clock: FakeClock
+    store: Store, origins: FakeOrigins, clock: FakeClock, resolver_of: MakeResolver
 ) -> None:
     origins.manifests[OLD.value] = manifest(OLD)
-    resolver = Resolver(store.snapshots, origins, clock)
+    resolver = await resolver_of(origins)
     for _ in range(3):
         assert (await resolver.resolve(REPO, Revision(OLD.value))).manifest.commit == OLD
         clock.advance(1_000_000)
@@ -86,12 +104,12 @@ async def test_a_commit_is_asked_once_for_ever(
 
 @pytest.mark.asyncio
 async def test_without_origin_the_last_known_commit_is_served_and_marked_stale(
-    store: Store, origins: FakeOrigins, clock: FakeClock
+    store: Store, origins: FakeOrigins, clock: FakeClock, resolver_of: MakeResolver
 ) -> None:
     origins.manifests["main"] = manifest(OLD)
-    await Resolver(store.snapshots, origins, clock).resolve(REPO, MAIN)
+    await (await resolver_of(origins)).resolve(REPO, MAIN)
     origins.error = NetworkFailed("cable out")
-    resolver = Resolver(store.snapshots, origins, clock)  # as after a restart
+    resolver = await resolver_of(origins)  # as after a restart
     resolved = await resolver.resolve(REPO, MAIN)
     assert resolved.is_stale
     assert resolved.manifest.commit == OLD
@@ -102,19 +120,19 @@ async def test_without_origin_the_last_known_commit_is_served_and_marked_stale(
 
 @pytest.mark.asyncio
 async def test_an_unknown_repo_without_origin_is_an_error(
-    store: Store, origins: FakeOrigins, clock: FakeClock
+    store: Store, origins: FakeOrigins, clock: FakeClock, resolver_of: MakeResolver
 ) -> None:
     origins.error = NetworkFailed("cable out")
     with pytest.raises(NetworkFailed):
-        await Resolver(store.snapshots, origins, clock).resolve(REPO, MAIN)
+        await (await resolver_of(origins)).resolve(REPO, MAIN)
 
 
 @pytest.mark.asyncio
 async def test_a_refusal_is_remembered_for_seconds_only(
-    store: Store, origins: FakeOrigins, clock: FakeClock
+    store: Store, origins: FakeOrigins, clock: FakeClock, resolver_of: MakeResolver
 ) -> None:
     origins.error = RepoNotFound("org/name")
-    resolver = Resolver(store.snapshots, origins, clock)
+    resolver = await resolver_of(origins)
     for _ in range(5):
         with pytest.raises(RepoNotFound):
             await resolver.resolve(REPO, MAIN)
@@ -127,13 +145,13 @@ async def test_a_refusal_is_remembered_for_seconds_only(
 
 @pytest.mark.asyncio
 async def test_a_private_repo_is_seen_only_with_a_token_that_the_origin_accepts(
-    store: Store, clock: FakeClock
+    store: Store, clock: FakeClock, resolver_of: MakeResolver
 ) -> None:
     origins = RefusingOrigins(RepoNotFound("org/name"))
     origins._refusal = AccessRefused("org/name")
     origins.tokens = {"hf_a"}
     origins.manifests["main"] = manifest(OLD)
-    resolver = Resolver(store.snapshots, origins, clock)
+    resolver = await resolver_of(origins)
     resolved = await resolver.resolve(REPO, MAIN, Caller(Secret("hf_a")))
     assert resolved.manifest.is_restricted  # so it is never shared
     for caller in (ANONYMOUS, Caller(Secret("hf_b"))):
@@ -145,13 +163,13 @@ async def test_a_private_repo_is_seen_only_with_a_token_that_the_origin_accepts(
 
 @pytest.mark.asyncio
 async def test_a_gated_repo_is_admitted_per_token_for_minutes(
-    store: Store, clock: FakeClock
+    store: Store, clock: FakeClock, resolver_of: MakeResolver
 ) -> None:
     origins = RefusingOrigins(Gated("org/name"))
     origins.tokens = {"hf_a"}
     gated = manifest(OLD, is_restricted=True)
     await store.snapshots.put(gated)
-    resolver = Resolver(store.snapshots, origins, clock)
+    resolver = await resolver_of(origins)
     by_commit = Revision(OLD.value)
     for _ in range(3):
         await resolver.resolve(REPO, by_commit, Caller(Secret("hf_a")))
@@ -167,8 +185,8 @@ async def test_a_gated_repo_is_admitted_per_token_for_minutes(
 
 @pytest.mark.asyncio
 async def test_public_names_are_asked_without_anybodys_token(
-    store: Store, origins: FakeOrigins, clock: FakeClock
+    store: Store, origins: FakeOrigins, clock: FakeClock, resolver_of: MakeResolver
 ) -> None:
     origins.manifests["main"] = manifest(OLD)
-    await Resolver(store.snapshots, origins, clock).resolve(REPO, MAIN, Caller(Secret("hf_a")))
+    await (await resolver_of(origins)).resolve(REPO, MAIN, Caller(Secret("hf_a")))
     assert origins.asked == [("org/name@main", False)]

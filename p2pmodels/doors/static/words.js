@@ -157,4 +157,5 @@ export const PART_NAMES = {
   mdns: "Finding machines",
   sharing: "Sharing",
   origins: "Looking after origins",
+  nearby: "Meeting peers",
 };

@@ -18,6 +18,7 @@ ALERT_MASK = int(
     | _CATEGORY.status_notification
     | _CATEGORY.storage_notification
     | _CATEGORY.piece_progress_notification
+    | _CATEGORY.connect_notification
 )
 
 
@@ -42,6 +43,13 @@ class PieceDone:
 
     infohash: str
     piece: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """All that was wanted is there; libtorrent flushes by itself now and tells so, once."""
+
+    infohash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +105,7 @@ class PeerStatus:
     port: int
     client: str
     is_connected: bool
+    is_downloading: bool
     bytes_down: int
     bytes_up: int
     rate_down: int
@@ -112,6 +121,11 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class Connecting:
+    """There is a new connection; an outgoing one may not be established yet."""
+
+
+@dataclass(frozen=True, slots=True)
 class Dropped:
     """The queue of alerts overflowed: nothing that was waited for may be relied on."""
 
@@ -120,12 +134,14 @@ Event = (
     Added
     | Removed
     | PieceDone
+    | Finished
     | Flushed
     | Renamed
     | Broken
     | StateChanged
     | Status
     | Totals
+    | Connecting
     | Dropped
 )
 
@@ -168,12 +184,14 @@ def _statuses(alert: Any) -> list[Event]:
 def peer_statuses(peers: Iterable[Any]) -> tuple[PeerStatus, ...]:
     """What libtorrent says of the connections of a torrent."""
     waiting = lt.peer_info.connecting | lt.peer_info.handshake
+    wants_nothing = lt.peer_info.seed | lt.peer_info.upload_only
     return tuple(
         PeerStatus(
             host=peer.ip[0],
             port=peer.ip[1],
             client=bytes(peer.client).decode(errors="replace")[:64],
             is_connected=not peer.flags & waiting,
+            is_downloading=not peer.flags & (waiting | wants_nothing),
             bytes_down=peer.total_download,
             bytes_up=peer.total_upload,
             rate_down=peer.payload_down_speed,
@@ -192,6 +210,7 @@ _TABLE: dict[type, Any] = {
     lt.add_torrent_alert: _added,
     lt.torrent_removed_alert: lambda alert: [Removed(str(alert.info_hashes.v1))],
     lt.piece_finished_alert: lambda alert: [PieceDone(_hex(alert), alert.piece_index)],
+    lt.torrent_finished_alert: lambda alert: [Finished(_hex(alert))],
     lt.cache_flushed_alert: lambda alert: [Flushed(_hex(alert))],
     lt.file_renamed_alert: lambda alert: [Renamed(_hex(alert), alert.index, "")],
     lt.file_rename_failed_alert: lambda alert: [
@@ -202,5 +221,6 @@ _TABLE: dict[type, Any] = {
     lt.state_changed_alert: _state_changed,
     lt.state_update_alert: _statuses,
     lt.session_stats_alert: _totals,
+    lt.peer_connect_alert: lambda alert: [Connecting()],
     lt.alerts_dropped_alert: lambda alert: [Dropped()],
 }

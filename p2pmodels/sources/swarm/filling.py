@@ -8,6 +8,9 @@
 3. A fill that ends early (cancelled, stalled) takes its file out of libtorrent's hands before it
    returns: the torrent leaves the session and comes back without it, if others still want it.
 4. Files that nobody asked for are never created: their pieces have priority 0.
+5. Pieces come in order while that is to nobody's disadvantage: then the whole-file hash goes along
+   and nothing has to be read again at the end. It is to a downloader's (rarest first spreads better
+   among them), to a reader's in the middle, and to another file's of the same torrent.
 
 Event handlers never wait; what must wait happens under `lock`, one change at a time.
 """
@@ -27,6 +30,7 @@ from p2pmodels.sources.swarm.alerts import (
     Broken,
     Dropped,
     Event,
+    Finished,
     Flushed,
     PeerStatus,
     PieceDone,
@@ -40,7 +44,7 @@ CONNECT_S = 3.0  # seconds until a peer must be connected; on a LAN it takes mil
 STALL_S = 8.0  # seconds without a new piece; then the other sources take over
 TRICKLE = 64 * 1024  # bytes a second; slower than this, a piece that is still coming is a stall
 FLUSH_EVERY_S = 0.2  # seconds between flushes; one for each piece costs a quarter of the rate
-FLUSH_S = 5.0  # seconds until a flush that was not answered is asked for again
+FLUSH_S = 2.0  # seconds until a flush that was not answered is asked for again
 PEERS_LIMIT = 500  # addresses kept of one torrent, to find them again after a change
 
 
@@ -88,7 +92,10 @@ class Filling:
         self._done: set[int] = set()
         self._flushing: set[int] | None = None
         self._flush_began = 0.0
+        self._unasked = 0  # flushes that libtorrent began by itself and has not told of yet
         self._connected = 0
+        self._downloaders = 0
+        self._is_in_order = False
         self._bytes = 0
         self._seen: dict[tuple[str, int], int] = {}
         self._received: dict[str, int] = {}
@@ -148,10 +155,13 @@ class Filling:
             self.torrent, paths, self._folder, set(self._have), list(self._addresses)
         )
         self._paths = paths
-        self._connected = 0
+        self._connected = self._downloaders = 0
+        self._is_in_order = False
         self._seen.clear()
         for fill in self.fills.values():
-            self._want(fill)
+            # One that joined meanwhile is not placed yet: its pieces would go to another file.
+            if paths.get(fill.path) == fill.partial.path:
+                self._want(fill)
 
     async def _return(self) -> None:
         """Come back for the fills that remain; they end with an error if that is impossible."""
@@ -174,9 +184,11 @@ class Filling:
             # What this torrent had of the file before is only true if the partial has it too.
             self._have.difference_update(fill.wanted, fill.left_out)
         fill.moved_at, fill.bytes_then = self._clock.monotonic(), self._bytes
-        fill.urgent = {}
-        self._session.set_priorities(self.infohash, [(piece, WANTED) for piece in fill.wanted])
-        self._hurry(fill)
+        # In one call: between two, libtorrent would ask for pieces that no reader waits for.
+        fill.urgent = self._urgent(fill)
+        priorities = dict.fromkeys(fill.wanted, WANTED) | fill.urgent
+        self._session.set_priorities(self.infohash, priorities.items())
+        self._set_order()
         if fill.wanted:
             # Only now: libtorrent closes connections over which neither side wants anything.
             for address in self._addresses:
@@ -199,6 +211,12 @@ class Filling:
         if isinstance(event, PieceDone):
             self._done.add(event.piece)
             self._flush()
+        elif isinstance(event, Finished):
+            self._unasked += 1
+        elif isinstance(event, Flushed) and self._unasked:
+            # It may be the answer to our own flush; then the other one answers for it, later.
+            # Never earlier: bytes are believed only when they surely are in the file.
+            self._unasked -= 1
         elif isinstance(event, Flushed):
             flushed, self._flushing = self._flushing or set(), None
             self._land(flushed)
@@ -251,9 +269,10 @@ class Filling:
 
     def count(self, peers: Iterable[PeerStatus]) -> None:
         """Note who is connected, and share out what each gave among the files that grew."""
-        self._connected = 0
+        self._connected = self._downloaders = 0
         for peer in peers:
             self._connected += peer.is_connected
+            self._downloaders += peer.is_downloading
             key = (peer.host, peer.port)
             new = peer.bytes_down - self._seen.get(key, 0)
             self._seen[key] = peer.bytes_down
@@ -279,7 +298,9 @@ class Filling:
         if self._flushing is not None and now - self._flush_began > FLUSH_S:
             self._done |= self._flushing
             self._flushing = None
+            self._unasked = 0  # what has not come by now is lost
         self._flush()
+        self._set_order()
         for fill in self.fills.values():
             if fill.began and fill.wanted:
                 self._hurry(fill)
@@ -296,8 +317,7 @@ class Filling:
 
     def _hurry(self, fill: Fill) -> None:
         """Put the pieces in front of the readers first."""
-        urgent = self.layout.priorities(fill.path, fill.positions())
-        urgent = {piece: priority for piece, priority in urgent.items() if piece in fill.wanted}
+        urgent = self._urgent(fill)
         changed = {piece: WANTED for piece in fill.urgent.keys() - urgent.keys()} | urgent
         changed = {
             piece: priority
@@ -307,3 +327,21 @@ class Filling:
         fill.urgent = urgent
         if changed:
             self._session.set_priorities(self.infohash, changed.items())
+
+    def _set_order(self) -> None:
+        """Decide whether pieces come in order (invariant 5)."""
+        if not self._session.has(self.infohash):
+            return
+        wanting = [fill for fill in self.fills.values() if fill.wanted]
+        is_in_order = len(wanting) == 1 and not self._downloaders
+        for fill in wanting:
+            run = fill.partial.landed.run_end(0)
+            is_in_order &= all(position <= run for position in fill.positions())
+        if is_in_order is not self._is_in_order:
+            self._is_in_order = is_in_order
+            self._session.set_order(self.infohash, is_in_order=is_in_order)
+
+    def _urgent(self, fill: Fill) -> dict[int, int]:
+        """The priorities of the pieces in front of the readers."""
+        urgent = self.layout.priorities(fill.path, fill.positions())
+        return {piece: priority for piece, priority in urgent.items() if piece in fill.wanted}

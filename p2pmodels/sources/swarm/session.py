@@ -35,6 +35,7 @@ from p2pmodels.sources.swarm.alerts import (
     peer_statuses,
 )
 from p2pmodels.sources.swarm.settings import SwarmOptions, filter_rules, session_settings
+from p2pmodels.sources.swarm.sockets import send_at_once
 from p2pmodels.workers import Lane
 
 ANSWER_S = 10.0  # seconds for libtorrent to add, remove or rename; it takes milliseconds
@@ -214,9 +215,18 @@ class Session:
         """Set pieces to 0 (not wanted) … 7 (at once)."""
         self._handles[infohash].prioritize_pieces(list(priorities))
 
+    def set_order(self, infohash: str, *, is_in_order: bool) -> None:
+        """Ask for pieces from the first to the last, or by priority and the rarest first."""
+        flag = lt.torrent_flags.sequential_download
+        self._handles[infohash].set_flags(flag if is_in_order else 0, flag)
+
     def flush(self, infohash: str) -> None:
         """Have the disk queue written; a `Flushed` answers."""
         self._handles[infohash].flush_cache()
+
+    async def hurry_connections(self) -> None:
+        """Have new connections send small messages at once."""
+        await self._lane.run(send_at_once)
 
     # ---- figures
 
@@ -261,6 +271,7 @@ def _start(settings: dict[str, Any], rules: list[tuple[str, str, bool]]) -> tupl
     everybody.add_rule("0.0.0.0", "255.255.255.255", 1 << lt.session.global_peer_class_id)  # noqa: S104
     everybody.add_rule("::", "ff" * 2 + ":ffff" * 7, 1 << lt.session.global_peer_class_id)
     session.set_peer_class_filter(everybody)
+    send_at_once()
     return session, session.listen_port() if session.is_listening() else 0
 
 

@@ -22,6 +22,7 @@ from p2pmodels.core.torrent import PeerAddress, Torrent, TorrentName
 from p2pmodels.errors import SwarmFailed
 from p2pmodels.sources.swarm.alerts import (
     Broken,
+    Connecting,
     Dropped,
     Event,
     PeerStatus,
@@ -126,8 +127,11 @@ class Swarm:
         try:
             async with Tasks() as tasks:
                 while self._session.is_open:
-                    for event in self._session.events():
+                    events = self._session.events()
+                    for event in events:
                         self._on_event(event, tasks)
+                    if Connecting() in events:
+                        tasks.start(self._session.hurry_connections(), "hurry connections")
                     if self._clock.monotonic() >= next_tick:
                         self._tick(tasks)
                         next_tick = self._clock.monotonic() + TICK_S
@@ -328,6 +332,8 @@ class Swarm:
     def _on_event(self, event: Event, tasks: Tasks) -> None:
         if isinstance(event, Totals):
             self._totals = event
+            return
+        if isinstance(event, Connecting):
             return
         if isinstance(event, Dropped):
             log.warning("libtorrent dropped events; looking at everything again")

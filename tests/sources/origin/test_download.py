@@ -282,7 +282,8 @@ async def test_wrong_bytes_are_found_by_the_digest_alone(hub: Hub, fill: Fill) -
     await fill.run(0)
     with pytest.raises(DigestMismatch):
         await fill.partial.seal()
-    await fill.partial.forget()
+    fill.partial.void()
+    await fill.partial.restart()
 
 
 @pytest.mark.asyncio
@@ -336,7 +337,8 @@ async def test_short_retry_after_is_waited_for_and_a_long_one_is_told(
     hub.faults.retry_after_s = 7
     await fill.run_to_the_end(0)
     assert 6.5 < sum(clock.sleeps) <= 7
-    await fill.partial.forget()
+    fill.partial.void()
+    await fill.partial.restart()
     hub.faults.status_times, hub.faults.retry_after_s = 1, 120
     with pytest.raises(RateLimited) as caught:
         await fill.run(0)
