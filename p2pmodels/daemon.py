@@ -257,8 +257,9 @@ def _listen_for_signals() -> asyncio.Event:
         told.set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` is obeyed
+            loop.add_signal_handler(number, on_signal)
     return told
 
 

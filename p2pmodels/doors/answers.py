@@ -37,7 +37,9 @@ from p2pmodels.workers import Lane
 
 HEADERS_WITHIN_S = 8.0  # seconds; huggingface_hub's read time-out is 10
 IDLE_WRITE_S = 60.0  # seconds a client may leave its end unread before we reset the connection
-SEND_STEP = 4 << 20  # bytes handed to the kernel at once; slower than this per minute is idle
+SEND_STEP_FIRST = 256 << 10  # bytes handed to the kernel at once; it must take them in time
+SEND_STEP_LIMIT = 8 << 20  # bytes of a step once the client has shown that it is quick
+QUICK_S = 0.5  # seconds for a step of a quick client
 INLINE_BYTES = 64 * 1024  # bytes up to which a file is read and sent with its headers in one go
 
 CACHE_FOREVER = "public, max-age=31536000, immutable"
@@ -193,14 +195,15 @@ async def _send_file(request: web.Request, file: BinaryIO, span: ByteRange) -> N
     In steps, each with a bound: a client that stops reading must not hold the file for ever.
     """
     loop = asyncio.get_running_loop()
-    at = span.start
+    at, step = span.start, SEND_STEP_FIRST
     while at < span.stop:
         transport = request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has gone")
+        began = loop.time()
         try:
             async with asyncio.timeout(IDLE_WRITE_S):
-                sent = await loop.sendfile(transport, file, at, min(SEND_STEP, span.stop - at))
+                sent = await loop.sendfile(transport, file, at, min(step, span.stop - at))
         except (OSError, RuntimeError) as error:
             # It may be the socket as well as the disk, so nothing is said against the blob here.
             transport.abort()
@@ -209,6 +212,8 @@ async def _send_file(request: web.Request, file: BinaryIO, span: ByteRange) -> N
             transport.abort()
             raise StoreDamaged(f"{at - span.start} of {span.length} bytes could be sent")
         at += sent
+        is_quick = loop.time() - began < QUICK_S
+        step = min(step * 4, SEND_STEP_LIMIT) if is_quick else SEND_STEP_FIRST
 
 
 def arrived(request: web.Request) -> float:

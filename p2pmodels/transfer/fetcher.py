@@ -31,6 +31,7 @@ from p2pmodels.errors import (
     SourceFailed,
     StoreFailed,
 )
+from p2pmodels.metrics import FETCHES, RECEIVED_BYTES
 from p2pmodels.store.blobs import Blob, Blobs
 from p2pmodels.store.figures import Figures
 from p2pmodels.store.partials import Partial
@@ -180,6 +181,7 @@ class Fetcher:
         if not fetch.is_over:
             fetch.error = Overloaded(f"{fetch.want} was given up, ask again")
             await fetch.set_state(State.FAILED)
+        FETCHES.labels(fetch.error.code if fetch.error else "done").inc()
         self._finished = [*self._finished[-FINISHED_KEPT + 1 :], fetch]
 
     async def _watch_holders(self, fetch: Fetch, work: asyncio.Task[None]) -> None:
@@ -222,8 +224,8 @@ class Fetcher:
 
     def _remember_failure(self, want: Want, error: P2PModelsError) -> None:
         log.warning("fetch of %s: [%s] %s", want, error.code, error)
-        if isinstance(error, AccessRefused):
-            return  # true of this caller only
+        if isinstance(error, AccessRefused | StoreFailed):
+            return  # true of this caller only; or our own disk's, which is cheap to ask again
         now = self._clock.monotonic()
         self._failures = {key: rest for key, rest in self._failures.items() if rest.until > now}
         self._failures[want.entry.digest.key] = Rest(now + FAILURE_KEPT_S, error)
@@ -241,7 +243,12 @@ class Fetcher:
         except DigestMismatch as error:
             await self._drop_wrong_bytes(fetch, offer, error)
             await self._fill_from_origins(fetch)
-            await self._commit(fetch, None)
+            try:
+                await self._commit(fetch, None)
+            except DigestMismatch as again:
+                # Not kept: the next client must not be given them before they are found out.
+                await self._drop_wrong_bytes(fetch, None, again)
+                raise
 
     async def _offer(self, want: Want) -> Offer | None:
         """What peers offer, if they say so in time."""
@@ -264,7 +271,9 @@ class Fetcher:
         except SourceFailed as error:
             log.info("swarm for %s: %s; the origin goes on", fetch.want, error)
         finally:
-            fetch.sources["swarm"] += partial.landed.total - before
+            came = max(0, partial.landed.total - before)
+            fetch.sources["swarm"] += came
+            RECEIVED_BYTES.labels("swarm").inc(came)
 
     async def _fill_from_origins(self, fetch: Fetch) -> None:
         partial = _partial(fetch)
@@ -273,6 +282,7 @@ class Fetcher:
 
         def count(kind: str, amount: int) -> None:
             fetch.sources[kind] += amount
+            RECEIVED_BYTES.labels(kind).inc(amount)
 
         async with Tasks() as tasks:
             tasks.start(_hash_along(partial), "hash")

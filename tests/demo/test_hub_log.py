@@ -55,10 +55,10 @@ async def test_bytes_of_a_client_that_left_are_still_counted(tmp_path: Path) -> 
         file.truncate(size)
     async with Hub() as hub, aiohttp.ClientSession() as session:
         hub.add_repo("acme/big", {"big.bin": tmp_path / "big.bin"})
-        response = await session.get(f"{hub.url}/acme/big/resolve/main/big.bin")
-        await response.content.readexactly(1 << 20)
-        await hub.until(lambda: hub.active == 1 and hub.file_bytes() > 0)
-        response.close()
+        async with session.get(f"{hub.url}/acme/big/resolve/main/big.bin") as response:
+            await response.content.readexactly(1 << 20)
+            await hub.until(lambda: hub.active == 1 and hub.file_bytes() > 0)
+            response.close()
         await hub.quiet()
         assert 1 << 20 <= hub.file_bytes() < size
         assert hub.log[-1].body_bytes == hub.file_bytes()

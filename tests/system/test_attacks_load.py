@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from p2pmodels.demo.hub import Hub
 from p2pmodels.demo.processes import DaemonProcess
 from tests.system.attacks import BOUND_S, ask, daemon_of, leave_early, noise
 
-SIZE = 4_000_000
+SIZE = 3_000_000
 MODEL = noise(SIZE, 3)
 SMALL = noise(9_000, 4)
 
@@ -61,7 +62,7 @@ async def many(url: str, count: int) -> list[bytes | None]:
 async def test_two_hundred_clients_of_one_cold_file_cost_one_download(
     daemon: DaemonProcess, hub: Hub
 ) -> None:
-    hub.faults.rate_bytes_per_s = 4_000_000
+    hub.faults.rate_bytes_per_s = 5_000_000
     digests = {hashlib.sha256(b or b"").digest() for b in await many(model_of(daemon), 200)}
     assert digests == {hashlib.sha256(MODEL).digest()}
     await hub.quiet()
@@ -134,7 +135,7 @@ async def test_a_blob_changed_behind_our_back_is_fetched_again_whoever_asks(
         assert (await ask(url)).body == content
         for change in (delete, truncate, extend, make_a_folder, make_a_link, make_a_pipe):
             await change(path)
-            bodies = await many(url, 30)
+            bodies = await many(url, 12)
             assert all(body == content for body in bodies), (file, change.__name__)
             assert path.read_bytes() == content, (file, change.__name__)
     assert "Traceback" not in daemon.log.read_text()
@@ -208,7 +209,7 @@ async def test_five_hundred_requests_of_every_kind_leave_nothing_behind(
     async def settled() -> tuple[int, int, int]:
         """The figures once the sockets of those who left are closed."""
         low = figures_of(daemon.pid)
-        for _ in range(40):
+        for _ in range(15):
             await asyncio.sleep(0.05)
             low = min(low, figures_of(daemon.pid))
         return low
@@ -253,3 +254,26 @@ async def test_an_end_in_the_middle_of_everything_is_orderly(hub: Hub, tmp_path:
                 assert await daemon.wait() == 0
             log = daemon.log.read_text()
             assert "Traceback" not in log, log[-3000:]
+
+
+@pytest.mark.asyncio
+async def test_a_signal_at_any_moment_of_the_start_leaves_a_folder_that_starts_again(
+    hub: Hub, tmp_path: Path
+) -> None:
+    arguments = (
+        "-m", "p2pmodels", "serve", "--data-dir", str(tmp_path / "d" / "data"), "--origin", hub.url,
+        "--listen", "127.0.0.1:0", "--lan-listen", "127.0.0.1:0", "--bt-port", "0", "--no-mdns",
+    )  # fmt: skip
+    for number, moment in ((15, 0.4), (1, 0.6), (2, 0.8)):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *arguments,
+            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        await asyncio.sleep(moment)  # the moment is the experiment
+        process.send_signal(number)
+        async with asyncio.timeout(BOUND_S):
+            _, err = await process.communicate()
+        assert process.returncode in (0, 130, -number), err.decode()
+        assert b"Traceback" not in err or b"KeyboardInterrupt" in err, err.decode()
+    async with daemon_of(hub, tmp_path / "d") as daemon:
+        assert (await ask(model_of(daemon, "small.bin"))).body == SMALL

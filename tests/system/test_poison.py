@@ -26,7 +26,7 @@ COMMIT = "5" * 40
 FILE = "model.safetensors"
 TRUTH = noise(SIZE, 11)
 LIE = noise(SIZE, 12)
-SLOW = {"P2PMODELS_SWARM__UPLOAD_LIMIT_BYTES_PER_S": "4000000"}
+SLOW = {"P2PMODELS_SWARM__UPLOAD_LIMIT_BYTES_PER_S": "7000000"}
 
 
 @asynccontextmanager

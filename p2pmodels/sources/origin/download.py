@@ -27,6 +27,7 @@ from p2pmodels.errors import (
     SizeMismatch,
     SourceFailed,
     SourceTimedOut,
+    StoreFailed,
 )
 from p2pmodels.sources.origin.answers import check_content_range, check_metadata, failure, refusal
 from p2pmodels.sources.origin.http import Answer, Ask, Follow, Http
@@ -85,6 +86,7 @@ class Download:
         self._resolving = asyncio.Lock()
         self._helpers = Tasks()
         self._freed = asyncio.Event()
+        self._disk_error: StoreFailed | None = None
         self._is_whole = False  # the origin ignores ranges: one connection, from the first byte
         self._received = 0
         self._calm_until = clock.monotonic()
@@ -98,6 +100,8 @@ class Download:
     async def _lead(self) -> None:
         retry = Retry(self._clock, is_patient=self._job.is_patient)
         while not self._job.partial.is_full:
+            if self._disk_error is not None:
+                raise self._disk_error
             segment = self._segments.take(self._job.positions())
             if segment is None:
                 self._freed.clear()
@@ -127,6 +131,8 @@ class Download:
             try:
                 await self._fetch(segment, is_lead=False)
             except P2PModelsError as error:
+                if isinstance(error, StoreFailed):
+                    self._disk_error = error  # ours, not the origin's: the lead ends it all
                 log.debug("%s: helper: %s", self._job.want, error)
                 self._calm_until = self._clock.monotonic() + CALM_S
                 return

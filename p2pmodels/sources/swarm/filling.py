@@ -8,9 +8,9 @@
 3. A fill that ends early (cancelled, stalled) takes its file out of libtorrent's hands before it
    returns: the torrent leaves the session and comes back without it, if others still want it.
 4. Files that nobody asked for are never created: their pieces have priority 0.
-5. Pieces come in order while that is to nobody's disadvantage: then the whole-file hash goes along
-   and nothing has to be read again at the end. It is to a downloader's (rarest first spreads better
-   among them), to a reader's in the middle, and to another file's of the same torrent.
+5. While all peers are seeds the pieces come roughly in order, so that the whole-file hash keeps up
+   and the end is not a second read of everything. Among downloaders rarest first spreads better.
+   (libtorrent's own sequential mode does nothing in a torrent of which not all is wanted.)
 
 Event handlers never wait; what must wait happens under `lock`, one change at a time.
 """
@@ -36,7 +36,7 @@ from p2pmodels.sources.swarm.alerts import (
     PieceDone,
     Status,
 )
-from p2pmodels.sources.swarm.layout import WANTED, Layout
+from p2pmodels.sources.swarm.layout import ALONG, ALONG_BYTES, WANTED, Layout
 from p2pmodels.sources.swarm.session import Session
 from p2pmodels.store.partials import Partial
 
@@ -95,7 +95,6 @@ class Filling:
         self._unasked = 0  # flushes that libtorrent began by itself and has not told of yet
         self._connected = 0
         self._downloaders = 0
-        self._is_in_order = False
         self._bytes = 0
         self._seen: dict[tuple[str, int], int] = {}
         self._received: dict[str, int] = {}
@@ -156,7 +155,6 @@ class Filling:
         )
         self._paths = paths
         self._connected = self._downloaders = 0
-        self._is_in_order = False
         self._seen.clear()
         for fill in self.fills.values():
             # One that joined meanwhile is not placed yet: its pieces would go to another file.
@@ -188,7 +186,6 @@ class Filling:
         fill.urgent = self._urgent(fill)
         priorities = dict.fromkeys(fill.wanted, WANTED) | fill.urgent
         self._session.set_priorities(self.infohash, priorities.items())
-        self._set_order()
         if fill.wanted:
             # Only now: libtorrent closes connections over which neither side wants anything.
             for address in self._addresses:
@@ -300,7 +297,6 @@ class Filling:
             self._flushing = None
             self._unasked = 0  # what has not come by now is lost
         self._flush()
-        self._set_order()
         for fill in self.fills.values():
             if fill.began and fill.wanted:
                 self._hurry(fill)
@@ -328,20 +324,11 @@ class Filling:
         if changed:
             self._session.set_priorities(self.infohash, changed.items())
 
-    def _set_order(self) -> None:
-        """Decide whether pieces come in order (invariant 5)."""
-        if not self._session.has(self.infohash):
-            return
-        wanting = [fill for fill in self.fills.values() if fill.wanted]
-        is_in_order = len(wanting) == 1 and not self._downloaders
-        for fill in wanting:
-            run = fill.partial.landed.run_end(0)
-            is_in_order &= all(position <= run for position in fill.positions())
-        if is_in_order is not self._is_in_order:
-            self._is_in_order = is_in_order
-            self._session.set_order(self.infohash, is_in_order=is_in_order)
-
     def _urgent(self, fill: Fill) -> dict[int, int]:
-        """The priorities of the pieces in front of the readers."""
-        urgent = self.layout.priorities(fill.path, fill.positions())
+        """The priorities of the pieces in front of the readers, and of the whole-file hash."""
+        urgent: dict[int, int] = {}
+        if not self._downloaders:
+            run = fill.partial.landed.run_end(0)
+            urgent = dict.fromkeys(self.layout.pieces_in(fill.path, run, run + ALONG_BYTES), ALONG)
+        urgent |= self.layout.priorities(fill.path, fill.positions())
         return {piece: priority for piece, priority in urgent.items() if piece in fill.wanted}

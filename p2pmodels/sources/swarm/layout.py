@@ -13,7 +13,9 @@ LOOK_AHEAD = 32 * MIB  # bytes in front of a reader that come before the rest
 SOON = 8 * MIB  # bytes in front of a reader that come before the look-ahead
 AT_ONCE = 2 * MIB  # bytes in front of a reader that come before everything
 PRIORITIES = ((AT_ONCE, 7), (SOON, 6), (LOOK_AHEAD, 5))  # libtorrent's: 0 never … 7 at once
-WANTED = 4  # libtorrent's normal priority
+ALONG = 4  # the priority of what the whole-file hash needs next
+ALONG_BYTES = 256 * MIB  # bytes; more than a fast line brings between two ticks
+WANTED = 3  # the priority of the rest
 
 
 class Layout:
@@ -36,6 +38,12 @@ class Layout:
     def pieces_of(self, path: FilePath) -> range:
         """The pieces of a file; none for an empty one."""
         return self._spans.get(path, range(0))
+
+    def pieces_in(self, path: FilePath, start: int, stop: int) -> range:
+        """The pieces that hold bytes start … stop-1 of a file."""
+        span = self.pieces_of(path)
+        last = span.start + (stop - 1) // self.piece_length
+        return range(span.start + start // self.piece_length, min(last + 1, span.stop))
 
     def file_of(self, piece: int) -> FilePath:
         """The file that a piece belongs to."""
@@ -61,11 +69,8 @@ class Layout:
     def priorities(self, path: FilePath, positions: Iterable[int]) -> dict[int, int]:
         """The pieces in front of the readers with their priority; all others are `WANTED`."""
         found: dict[int, int] = {}
-        span = self.pieces_of(path)
         for position in positions:
             for reach, priority in reversed(PRIORITIES):
-                first = span.start + position // self.piece_length
-                last = span.start + (position + reach - 1) // self.piece_length
-                for piece in range(first, min(last + 1, span.stop)):
+                for piece in self.pieces_in(path, position, position + reach):
                     found[piece] = max(priority, found.get(piece, 0))
         return found

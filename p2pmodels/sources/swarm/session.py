@@ -215,11 +215,6 @@ class Session:
         """Set pieces to 0 (not wanted) … 7 (at once)."""
         self._handles[infohash].prioritize_pieces(list(priorities))
 
-    def set_order(self, infohash: str, *, is_in_order: bool) -> None:
-        """Ask for pieces from the first to the last, or by priority and the rarest first."""
-        flag = lt.torrent_flags.sequential_download
-        self._handles[infohash].set_flags(flag if is_in_order else 0, flag)
-
     def flush(self, infohash: str) -> None:
         """Have the disk queue written; a `Flushed` answers."""
         self._handles[infohash].flush_cache()

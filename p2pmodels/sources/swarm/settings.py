@@ -143,6 +143,9 @@ _SPEED: dict[str, int | bool | str] = {
     "peer_connect_timeout": PEER_CONNECT_S,
     "min_reconnect_time": RECONNECT_S,
     "request_timeout": 8,
+    # A peer is asked for the neighbours of a piece too, as many as it gives in this many seconds;
+    # the default of 20 put up to 8 MiB that nobody waits for in front of a reader.
+    "whole_pieces_threshold": 1,
     "piece_timeout": 8,
     "tick_interval": TICK_MS,
     # The next file of a model is wanted in a moment; reconnecting for each would cost a second.

@@ -35,6 +35,14 @@ def test_pieces_lead_back_to_their_file_and_bytes(tmp_path: Path) -> None:
     assert found.range_of(5) == (0, 5)
 
 
+def test_bytes_lead_to_the_pieces_that_hold_them(tmp_path: Path) -> None:
+    found = layout(tmp_path)
+    assert found.pieces_in(B, 0, 1) == range(2, 3)
+    assert found.pieces_in(B, PIECE - 1, PIECE + 1) == range(2, 4)
+    assert found.pieces_in(B, PIECE, 100 * PIECE) == range(3, 5)
+    assert list(found.pieces_in(B, 100 * PIECE, 101 * PIECE)) == []
+
+
 def test_pieces_with_landed_bytes_are_told_apart(tmp_path: Path) -> None:
     found = layout(tmp_path)
     landed = RangeSet([(0, PIECE), (PIECE * 2, PIECE * 2 + 1)])
