@@ -143,14 +143,15 @@ class ControlDoor:
         if snapshots.is_pinned(manifest):
             advice = f"Run `p2pmodels unpin {manifest.repo}` first."
             raise UsageError(f"{manifest.repo} is pinned", advice=advice)
+        # Forgotten first: half evicted, it would look like a snapshot that wants completing.
+        await snapshots.forget(manifest)
         files = size = 0
         for entry in manifest.files:
             blob = blobs.find(entry.digest)
-            others = [home for home in snapshots.homes(entry.digest) if home != manifest]
+            others = snapshots.homes(entry.digest)
             if blob is not None and not any(snapshots.holding(o).files_cached for o in others):
                 files += 1
                 size += await blobs.evict(blob.sha256)
-        await snapshots.forget(manifest)
         self._parts.resolver.forget(manifest.repo)
         told = {"repo": str(manifest.repo), "commit": manifest.commit.value}
         return _json({**told, "files": files, "bytes": size})

@@ -144,6 +144,8 @@ class Sharing:
     async def _consider(self, manifest: Manifest) -> None:
         if not self._options.is_enabled or manifest.is_restricted:
             return
+        if self._store.snapshots.manifest(manifest.repo, manifest.commit) is None:
+            return  # evicted meanwhile
         if not self.is_public(manifest) and not await self._prove(manifest):
             return
         for entry in manifest.files:
@@ -151,7 +153,8 @@ class Sharing:
                 await self._share_blob(entry)
         await self._share_snapshot(manifest)
         holding = self._store.snapshots.holding(manifest)
-        if should_complete(holding.bytes, holding.bytes_cached):
+        is_known = self._store.snapshots.manifest(manifest.repo, manifest.commit) is not None
+        if is_known and should_complete(holding.bytes, holding.bytes_cached):
             await self._complete(manifest)
 
     async def _check_broken(self) -> None:

@@ -243,7 +243,7 @@ async def _say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
 async def test_a_branch_that_moves_between_head_and_get_gives_the_commit_of_the_head(
     tmp_path: Path,
 ) -> None:
-    """huggingface_hub keeps the GET's bytes under the HEAD's commit and ETag (G8)."""
+    """huggingface_hub keeps the GET requests' bytes under the HEAD's commit and ETag (G8)."""
     old, new = noise(SIZE, 20), noise(SIZE, 21)
     async with Hub() as hub, AsyncExitStack() as exits:
         commit = hub.add_repo("org/m", {FILE: old})
