@@ -2,7 +2,10 @@
 #
 #   make run     start the daemon           make demo    see it work, with a real model
 #   make test    all tests                  make check   format, lint, types, spelling
-#   make bench   figures against peers      make clean   remove what make made
+#   make bench   figures against peers      make lab     a room of machines, one uplink (root)
+#   make clean   remove what make made
+#
+# `make lab ARGS=--quick` takes two minutes; `make lab ARGS=--help` tells the rest.
 
 SHELL := /bin/sh
 PYTHON ?= python3
@@ -10,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run demo test check bench wheel clean tools
+.PHONY: run demo test check bench lab wheel clean tools
 
 run: $(VENV)/.run
 	$(BIN)/p2pmodels serve $(ARGS)
@@ -30,6 +33,9 @@ check: $(VENV)/.test
 
 bench: $(VENV)/.test tools
 	$(BIN)/python -m tests.bench $(ARGS)
+
+lab: $(VENV)/.test tools
+	$(BIN)/python -m tests.lab $(ARGS)
 
 wheel: $(VENV)/.test
 	rm -rf dist
@@ -60,9 +66,9 @@ $(VENV)/.test: $(VENV)/.run
 	$(BIN)/pip install --quiet --upgrade --target $(VENV)/hub0 'huggingface_hub<1'
 	@touch $@
 
-# Real programs that the system tests and the bench talk to. Where they are missing and cannot be
+# Real programs that the system tests, the bench and the lab talk to. Where they are missing and cannot be
 # installed, the tests that need them are skipped and say so.
-TOOLS := chromium aria2c qbittorrent-nox nginx ip curl
+TOOLS := chromium aria2c qbittorrent-nox nginx ip tc curl
 PACKAGES := chromium aria2 qbittorrent-nox nginx-light iproute2 curl
 tools:
 	@missing=; for tool in $(TOOLS); do command -v $$tool >/dev/null || missing=yes; done; \

@@ -16,8 +16,9 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -39,6 +40,7 @@ from p2pmodels.errors import ConfigError
 from p2pmodels.notify import notify, watchdog_interval_s
 from p2pmodels.shipped import shipped_torrents
 from p2pmodels.sources.lan.lan import Lan, LanOptions
+from p2pmodels.sources.lan.links import LinkOptions
 from p2pmodels.sources.origin.options import OriginOptions
 from p2pmodels.sources.origin.origins import Origins
 from p2pmodels.sources.swarm.settings import SwarmOptions
@@ -49,10 +51,13 @@ from p2pmodels.store.room import RoomOptions
 from p2pmodels.store.store import Store, StoreOptions
 from p2pmodels.supervision import supervise
 from p2pmodels.transfer.catalogue import Catalogue
+from p2pmodels.transfer.exchange import Exchange
 from p2pmodels.transfer.fetcher import Fetcher
+from p2pmodels.transfer.flows import Flows
 from p2pmodels.transfer.nearby import Nearby
 from p2pmodels.transfer.resolve import Resolver
 from p2pmodels.transfer.sharing import Sharing, SharingOptions
+from p2pmodels.transfer.uploads import Uploads
 from p2pmodels.workers import Lane, workers
 
 log = logging.getLogger(__name__)
@@ -114,11 +119,13 @@ class Daemon:
                 tasks.create_task(_stop_when(told), name="signals")
                 tasks.create_task(parts.store.run(), name="store")
                 tasks.create_task(self._watchdog(parts), name="watchdog")
-                optional = {
+                optional: dict[str, Callable[[], Awaitable[None]]] = {
                     "lan": parts.lan.run,
                     "sharing": parts.sharing.run,
                     "origins": parts.origins.run,
                     "nearby": parts.nearby.run,
+                    "exchange": parts.exchange.run,
+                    "links": partial(parts.exchange.links.run, parts.lan.peers, parts.lan.changed),
                 }
                 if self.config.swarm.is_enabled:
                     optional["swarm"] = parts.swarm.run
@@ -153,13 +160,25 @@ class Daemon:
         lan = Lan(_lan_options(config, identity, peer), clock, on_state=set_state)
         parts = await self._compose(identity, store, swarm, origins, lan, lane)
         guarded = GuardOptions(tuple(config.web.allowed_hosts), tuple(config.web.allowed_origins))
-        catalogue = Catalogue(parts.sharing, lambda: _hello(identity, peer.getsockname()[1]))
+        peer_port = peer.getsockname()[1]
+        catalogue = Catalogue(parts.sharing, parts.exchange, lambda: _hello(identity, peer_port))
+        peers = peer_app(
+            catalogue,
+            parts.exchange.links,
+            parts.uploads,
+            lan.is_home,
+            guarded,
+            clock,
+            lane,
+            needs_ticket=config.lan.group_secret_file is not None,
+        )
         # Entered in this order, so that the end is: stop to accept, withdraw mDNS, cancel fetches,
         # let running answers finish, close the swarm, write the store.
         doors = [
             (await self._runner(exits, local_app(parts, guarded, token)), local),
-            (await self._runner(exits, peer_app(catalogue, guarded, clock)), peer),
+            (await self._runner(exits, peers), peer),
         ]
+        await exits.enter_async_context(parts.exchange)
         await exits.enter_async_context(parts.fetcher)
         await exits.enter_async_context(parts.resolver)
         await exits.enter_async_context(lan)
@@ -190,10 +209,49 @@ class Daemon:
         )
         sharing.ship([read_torrent(data) for data in await lane.run(shipped_torrents)])
         nearby = Nearby(lan, swarm, store.snapshots, sharing, lane)
-        fetcher = Fetcher(store.blobs, store.figures, origins, nearby, clock, sharing.on_blob)
+        uploads, flows = Uploads(clock, config.swarm.upload_limit_bytes_per_s), Flows(clock)
+        exchange = Exchange(
+            LinkOptions(
+                PeerId(identity.id),
+                __version__,
+                lan.options.peer_port,
+                config.lan.read_group_secret(),
+            ),
+            sharing,
+            store.blobs,
+            uploads,
+            flows,
+            clock,
+            told_wait_s=lambda: origins.told_wait_s,
+        )
+        fetcher = Fetcher(
+            store.blobs,
+            store.figures,
+            origins,
+            nearby,
+            exchange,
+            flows,
+            clock,
+            sharing.on_blob,
+            sharing.witnessed,
+        )
+        sharing.is_fetching = fetcher.is_fetching
         resolver = Resolver(store.snapshots, origins, clock, config.fetch.branch_ttl_s)
         parts = Parts(
-            identity, store, resolver, fetcher, sharing, nearby, swarm, lan, origins, lane, clock
+            identity,
+            store,
+            resolver,
+            fetcher,
+            sharing,
+            nearby,
+            swarm,
+            lan,
+            origins,
+            exchange,
+            uploads,
+            flows,
+            lane,
+            clock,
         )
         return parts
 

@@ -257,6 +257,12 @@ class Overloaded(P2PModelsError):
         self.retry_after_s = retry_after_s
 
 
+class RateLimited(SourceFailed, Overloaded):
+    """An origin asks us to wait."""
+
+    code, status, retry = "rate_limited", 429, True
+
+
 class DaemonUnreachable(P2PModelsError):
     """No daemon answers."""
 

@@ -12,12 +12,15 @@ from typing import NoReturn
 from aiohttp import web
 
 from p2pmodels.clock import Clock, RealClock
-from p2pmodels.core.digests import Sha256
+from p2pmodels.core.digests import Digest, Sha256
 from p2pmodels.core.names import Commit
 from p2pmodels.core.peer import HasAnswer, HasQuery, Hello, PeerId
 from p2pmodels.core.torrent import PeerAddress, TorrentName
 from p2pmodels.doors.guard import GuardOptions
 from p2pmodels.doors.peer import peer_app
+from p2pmodels.sources.lan.carrier import Channel
+from p2pmodels.transfer.uploads import HeldBytes, Uploads
+from p2pmodels.workers import workers
 
 COMMIT = Commit("c0" * 20)
 BLOB = Sha256("b1" * 32)
@@ -30,10 +33,11 @@ def fresh_id() -> PeerId:
 
 @dataclass
 class MemoryCatalogue:
-    """Has the torrents it was given, and says so."""
+    """Has the torrents and the blobs it was given, and says so."""
 
     id: PeerId = field(default_factory=fresh_id)
     torrents: dict[TorrentName, bytes] = field(default_factory=dict)
+    blobs: dict[Digest, HeldBytes] = field(default_factory=dict)
     bt_port: int = 7880
     asked: int = 0
 
@@ -48,6 +52,31 @@ class MemoryCatalogue:
 
     def torrent(self, name: TorrentName) -> bytes | None:
         return self.torrents.get(name)
+
+    def held(self, digest: Digest, start: int, stop: int) -> HeldBytes | None:
+        return self.blobs.get(digest)
+
+
+@dataclass
+class MemoryLinks:
+    """Knows the tickets it was given; on a link it sends every message back."""
+
+    tickets: dict[str, PeerId] = field(default_factory=dict)
+    ends: list[tuple[str, str]] = field(default_factory=list)
+
+    def ticket(self, peer: PeerId | None = None) -> str:
+        """A fresh ticket for a peer."""
+        ticket = secrets.token_hex(16)
+        self.tickets[ticket] = peer or fresh_id()
+        return ticket
+
+    def admits(self, ticket_hex: str) -> PeerId | None:
+        return self.tickets.get(ticket_hex)
+
+    async def serve(self, channel: Channel, remote_host: str, local_host: str) -> None:
+        self.ends.append((remote_host, local_host))
+        while (data := await channel.receive()) is not None:
+            await channel.send(data)
 
 
 @asynccontextmanager
@@ -71,11 +100,28 @@ async def door(
     options: GuardOptions | None = None,
     clock: Clock | None = None,
     port: int = 0,
+    links: MemoryLinks | None = None,
+    uploads: Uploads | None = None,
+    is_home: Callable[[str], bool] = lambda _host: True,
+    *,
+    host: str = "127.0.0.1",
+    needs_ticket: bool = False,
 ) -> AsyncIterator[PeerAddress]:
-    """The real peer port in front of `catalogue`, on loopback."""
-    app = peer_app(catalogue, options or GuardOptions(), clock or RealClock())
-    async with listening(app, port=port) as address:
-        yield address
+    """The real peer port in front of `catalogue`."""
+    clock = clock or RealClock()
+    async with workers() as lane:
+        app = peer_app(
+            catalogue,
+            links or MemoryLinks(),
+            uploads or Uploads(clock),
+            is_home,
+            options or GuardOptions(),
+            clock,
+            lane,
+            needs_ticket=needs_ticket,
+        )
+        async with listening(app, host, port) as address:
+            yield address
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from p2pmodels.config import (
     Config,
+    LanOptions,
     ListenAddress,
     OriginOptions,
     Profile,
@@ -339,6 +340,44 @@ def test_bad_token_file_is_refused_without_its_content(
         OriginOptions(token_file=file).read_token({})
     assert "two words" not in caught.value.message
     assert str(file) in caught.value.message
+
+
+def test_group_secret_comes_from_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "group"
+    file.write_text("  0123456789abcdef\n")
+    own = tmp_path / "own.toml"
+    own.write_text(f"[lan]\ngroup_secret_file = '{file}'\n")
+    config = load_config(own, environ={})
+    secret = config.lan.read_group_secret()
+    assert secret is not None
+    assert secret.reveal() == "0123456789abcdef"
+    assert "0123456789abcdef" not in str(config.explain())
+    assert load_config(environ={}).lan.read_group_secret() is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", b"0123456789abcde\n", b"two words, but sixteen", b"\xff" * 20, b"x" * 9000],
+)
+def test_bad_group_secret_file_is_refused_without_its_content(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    file = tmp_path / "group"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        LanOptions(group_secret_file=file).read_group_secret()
+    assert caught.value.fields["key"] == "lan.group_secret_file"
+    assert str(file) in caught.value.message
+    assert "01234" not in str(caught.value.as_json())
+    assert "two words" not in str(caught.value.as_json())
+
+
+@pytest.mark.parametrize("setting", ["group_secret = 'canary-4711'", "secret = 'canary-4711'"])
+def test_group_secret_never_stands_in_the_configuration_itself(
+    tmp_path: Path, setting: str
+) -> None:
+    assert "canary" not in str(refusal(f"[lan]\n{setting}", tmp_path).as_json())
 
 
 @given(st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)), st.integers(0, 65535))

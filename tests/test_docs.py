@@ -24,8 +24,10 @@ from p2pmodels.core.secret import Secret
 from p2pmodels.doors.control import ControlDoor
 from p2pmodels.doors.guard import GuardOptions
 from p2pmodels.doors.parts import Parts
-from p2pmodels.doors.peer import Catalogue, peer_app
+from p2pmodels.doors.peer import Catalogue, Links, peer_app
 from p2pmodels.errors import P2PModelsError
+from p2pmodels.transfer.uploads import Uploads
+from p2pmodels.workers import Lane
 
 ROOT = Path(__file__).parents[1]
 GUIDES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -147,7 +149,15 @@ def test_every_control_route_is_described() -> None:
 
 
 def test_every_route_of_the_peer_port_is_described() -> None:
-    application = peer_app(cast("Catalogue", None), GuardOptions(), RealClock())
+    application = peer_app(
+        cast("Catalogue", None),
+        cast("Links", None),
+        Uploads(RealClock()),
+        lambda _host: True,
+        GuardOptions(),
+        RealClock(),
+        cast("Lane", None),
+    )
     assert described_routes("/peer/") == served(application, "/peer/")
 
 

@@ -42,6 +42,7 @@ ENV_SECTION_MARK = "__"  # between section and field: `P2PMODELS_STORE__CACHE_LI
 HUB_URL = "https://huggingface.co"
 HUB_CREDENTIAL = "hf-token"  # the file's name in systemd's credential folder
 TOKEN_FILE_LIMIT = 8192  # bytes; a token has 37 characters, more is another file
+GROUP_SECRET_MIN = 16  # bytes; whoever links hears a MAC by which short ones can be guessed
 
 
 class Profile(StrEnum):
@@ -72,6 +73,22 @@ class Section(BaseModel):
     )
 
 
+def _read_secret(file: Path, key: str) -> Secret:
+    """The one word that a file holds. Raises ConfigError, which never repeats it."""
+    try:
+        with file.open("rb") as opened:
+            return Secret(opened.read(TOKEN_FILE_LIMIT).decode("ascii").strip())
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    except (UnicodeDecodeError, NameRefused):
+        reason = "it does not hold one word of printable ASCII characters"
+    raise _bad_secret_file(file, key, reason)
+
+
+def _bad_secret_file(file: Path, key: str, reason: str) -> ConfigError:
+    return ConfigError(f"{key} {file}: {reason}", key=key, file=str(file))
+
+
 class WebOptions(Section):
     """`[web]`: the local endpoint, for programs and pages of this machine."""
 
@@ -94,6 +111,18 @@ class LanOptions(Section):
     """Peers by URL, for networks without multicast."""
     networks: Networks = ()
     """Networks that count as the LAN besides the machine's own, such as 10.20.0.0/16."""
+    group_secret_file: Folder | None = None
+    """File with a random text of 16 or more characters; only daemons with the same one exchange."""
+
+    def read_group_secret(self) -> Secret | None:
+        """The group's secret, or None when anybody on the LAN may exchange. Raises ConfigError."""
+        if self.group_secret_file is None:
+            return None
+        secret = _read_secret(self.group_secret_file, "lan.group_secret_file")
+        if len(secret.reveal()) < GROUP_SECRET_MIN:
+            reason = f"shorter than {GROUP_SECRET_MIN} characters"
+            raise _bad_secret_file(self.group_secret_file, "lan.group_secret_file", reason)
+        return secret
 
 
 class SwarmOptions(Section):
@@ -150,14 +179,7 @@ class OriginOptions(Section):
             if not folder or self.url != HUB_URL or not (Path(folder) / HUB_CREDENTIAL).exists():
                 return None
             file = Path(folder) / HUB_CREDENTIAL
-        try:
-            with file.open("rb") as opened:
-                return Secret(opened.read(TOKEN_FILE_LIMIT).decode("ascii").strip())
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-        except (UnicodeDecodeError, NameRefused):
-            reason = "it does not hold a token"
-        raise ConfigError(f"token file {file}: {reason}", key="origin.token_file", file=str(file))
+        return _read_secret(file, "origin.token_file")
 
 
 class StoreOptions(Section):

@@ -2,7 +2,8 @@
 
 1. When it listens it prints one line, `ready URL cdn URL`; it ends on SIGTERM or SIGINT.
 2. Lines on its standard input steer it while it runs: `manifests-only on|off`, `down on|off`,
-   `rate BYTES|off`. The end of the input changes nothing.
+   `rate BYTES|off`, `request-limit REQUESTS|off` (in five minutes, of all addresses together, as
+   those of one room behind one NAT are). The end of the input changes nothing.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ def steer(hub: Hub, line: str) -> str:
             hub.faults.down = word == "on"
         case ["rate", word] if word == "off" or (word.isdecimal() and int(word)):
             hub.faults.rate_bytes_per_s = None if word == "off" else int(word)
+        case ["request-limit", word] if word == "off" or word.isdecimal():
+            hub.faults.request_limit = None if word == "off" else int(word)
         case _:
             return f"not understood: {line.strip()[:80]}"
     return f"done: {line.strip()}"
@@ -67,6 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rate", type=int, metavar="BYTES", help="bytes per second of all bodies")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before each answer")
+    parser.add_argument(
+        "--request-limit",
+        type=int,
+        metavar="REQUESTS",
+        help="in five minutes, of all addresses together; what comes after them gets 429",
+    )
     return parser
 
 
@@ -88,6 +97,7 @@ async def _run(options: argparse.Namespace) -> None:
     hub = Hub(options.host, options.port, log_path=options.log)
     hub.faults.rate_bytes_per_s = options.rate
     hub.faults.delay_s = options.delay
+    hub.faults.request_limit = options.request_limit
     async with Lane("hub-set-up") as lane:
         for repo, files in (await lane.run(_repos, options)).items():
             await lane.run(hub.add_repo, repo.name, files, kind=repo.kind.value)

@@ -65,7 +65,7 @@ class Faults:
     """Rate of all bodies together."""
 
     request_limit: int | None = None
-    """Requests to the hub in one window of its quota; more get 429."""
+    """Requests to the hub in one window of its quota, whoever sends them; more get 429."""
 
     etag_change: bool = False
     """Every answer about a file has another ETag."""

@@ -27,6 +27,7 @@ from p2pmodels.core.ranges import (
     none_match,
     parse_range,
 )
+from p2pmodels.doors.sending import reset, send_file
 from p2pmodels.errors import AccessRefused, NotFound, Overloaded, P2PModelsError, StoreDamaged
 from p2pmodels.metrics import FIRST_BYTE, SERVED_BYTES
 from p2pmodels.store.blobs import Blob
@@ -37,9 +38,6 @@ from p2pmodels.workers import Lane
 
 HEADERS_WITHIN_S = 8.0  # seconds; huggingface_hub's read time-out is 10
 IDLE_WRITE_S = 60.0  # seconds a client may leave its end unread before we reset the connection
-SEND_STEP_FIRST = 256 << 10  # bytes handed to the kernel at once; it must take them in time
-SEND_STEP_LIMIT = 8 << 20  # bytes of a step once the client has shown that it is quick
-QUICK_S = 0.5  # seconds for a step of a quick client
 INLINE_BYTES = 64 * 1024  # bytes up to which a file is read and sent with its headers in one go
 
 CACHE_FOREVER = "public, max-age=31536000, immutable"
@@ -121,7 +119,7 @@ class Answers:
                     raise StoreDamaged(f"blob {blob.sha256} became shorter")
                 return web.Response(status=response.status, headers=response.headers, body=data)
             await response.prepare(request)
-            await _send_file(request, file, span)
+            await send_file(request, file, span, IDLE_WRITE_S)
             await response.write_eof()
             return response
         finally:
@@ -189,43 +187,10 @@ def _response(
     return web.StreamResponse(status=206 if is_partial else 200, headers=headers)
 
 
-async def _send_file(request: web.Request, file: BinaryIO, span: ByteRange) -> None:
-    """Let the kernel copy the bytes; the connection is reset when it cannot copy them all.
-
-    In steps, each with a bound: a client that stops reading must not hold the file for ever.
-    """
-    loop = asyncio.get_running_loop()
-    at, step = span.start, SEND_STEP_FIRST
-    while at < span.stop:
-        transport = request.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("the client has gone")
-        began = loop.time()
-        try:
-            async with asyncio.timeout(IDLE_WRITE_S):
-                sent = await loop.sendfile(transport, file, at, min(step, span.stop - at))
-        except (OSError, RuntimeError) as error:
-            # It may be the socket as well as the disk, so nothing is said against the blob here.
-            transport.abort()
-            raise ConnectionResetError(f"sendfile: {error}") from error
-        if not sent:
-            transport.abort()
-            raise StoreDamaged(f"{at - span.start} of {span.length} bytes could be sent")
-        at += sent
-        is_quick = loop.time() - began < QUICK_S
-        step = min(step * 4, SEND_STEP_LIMIT) if is_quick else SEND_STEP_FIRST
-
-
 def arrived(request: web.Request) -> float:
     """When the request was first looked at, in the loop's seconds: its client counts from there."""
     at: float = request.setdefault("arrived", asyncio.get_running_loop().time())
     return at
-
-
-def reset(request: web.Request) -> None:
-    """Break the connection, so that no client or cache keeps a short body."""
-    if request.transport is not None:
-        request.transport.abort()
 
 
 def error_answer(error: P2PModelsError, commit: Commit | None = None) -> web.Response:

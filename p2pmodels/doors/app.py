@@ -14,13 +14,14 @@ from aiohttp.typedefs import Handler
 
 from p2pmodels.core.secret import Secret
 from p2pmodels.doors import views
-from p2pmodels.doors.answers import Answers, arrived, error_answer, reset
+from p2pmodels.doors.answers import Answers, arrived, error_answer
 from p2pmodels.doors.control import ControlDoor
 from p2pmodels.doors.files import FilesDoor
 from p2pmodels.doors.guard import GuardOptions, cors_headers, guard
 from p2pmodels.doors.hub import HubDoor
 from p2pmodels.doors.page import PageDoor
 from p2pmodels.doors.parts import Parts
+from p2pmodels.doors.sending import reset
 from p2pmodels.errors import NotFound, Overloaded, P2PModelsError, UsageError
 from p2pmodels.metrics import ANSWERS, exposition
 

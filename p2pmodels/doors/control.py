@@ -55,6 +55,7 @@ class ControlDoor:
             "models": self._view(views.models),
             "peers": self._view(views.peers),
             "transfers": self._view(views.transfers),
+            "flows": self._view(views.flows),
             "doctor": self._doctor,
             "config": self._config,
         }.items():

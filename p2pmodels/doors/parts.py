@@ -11,10 +11,13 @@ from p2pmodels.sources.lan.lan import Lan
 from p2pmodels.sources.origin.origins import Origins
 from p2pmodels.sources.swarm.swarm import Swarm
 from p2pmodels.store.store import Store
+from p2pmodels.transfer.exchange import Exchange
 from p2pmodels.transfer.fetcher import Fetcher
+from p2pmodels.transfer.flows import Flows
 from p2pmodels.transfer.nearby import Nearby
 from p2pmodels.transfer.resolve import Resolver
 from p2pmodels.transfer.sharing import Sharing
+from p2pmodels.transfer.uploads import Uploads
 from p2pmodels.workers import Lane
 
 
@@ -46,5 +49,8 @@ class Parts:
     swarm: Swarm
     lan: Lan
     origins: Origins
+    exchange: Exchange
+    uploads: Uploads
+    flows: Flows
     lane: Lane
     clock: Clock

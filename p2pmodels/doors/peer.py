@@ -3,7 +3,10 @@
 1. It answers about names that the question contains; there is no list of what we have, and what is
    not shared looks like what does not exist.
 2. No web page gets an answer: Origin or Sec-Fetch-Site in a request ends it.
-3. Bodies have a size and a deadline, answers too, and each address has a rate.
+3. Bodies have a size and a deadline, answers too, and each address has a rate; those who pull with
+   a ticket have a larger one.
+4. Links and bytes are for home addresses, bytes for those who show a ticket. With a group secret
+   only `hello` is answered without one.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,8 +34,16 @@ from p2pmodels.core.peer import (
 )
 from p2pmodels.core.torrent import TorrentName
 from p2pmodels.doors.guard import GuardOptions, check_host
+from p2pmodels.doors.peer_bytes import BytesDoor, Held
+from p2pmodels.doors.peer_link import LinkDoor, LinkServer
+from p2pmodels.doors.tickets import NotHome, Tickets, admitted, ticket_of
 from p2pmodels.errors import NotFound, Overloaded, P2PModelsError, UsageError, WebOriginRefused
 from p2pmodels.metrics import REFUSED
+from p2pmodels.sources.lan.carrier import LINK_PATH
+from p2pmodels.sources.lan.range_connection import RETRY_AFTER_MS_HEADER
+from p2pmodels.sources.lan.ranges import BLOBS_PATH
+from p2pmodels.transfer.uploads import Uploads
+from p2pmodels.workers import Lane
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +53,12 @@ TORRENTS_LIMIT = 32  # torrents on their way at once; 8 MiB each at the very mos
 BLOCK = 64 * 1024  # bytes handed to the socket at once
 REQUESTS_PER_S = 100.0  # requests a second from one address, on average
 BURST = 500  # requests from one address at once; a page of 115 files asks twice for each
+PULLS_PER_S = 300.0  # pulls a second from one address, on average; an aiohttp answer takes 1 ms
+PULLS_BURST = 3000  # pulls from one address at once; a repo of small files has hundreds
 ADDRESSES_LIMIT = 1024  # addresses whose rate is remembered; more than a LAN has
 
 
-class Catalogue(Protocol):
+class Catalogue(Held, Protocol):
     """What the peer port asks; answers come from memory."""
 
     def hello(self) -> Hello: ...
@@ -52,6 +66,10 @@ class Catalogue(Protocol):
     def has(self, query: HasQuery) -> HasAnswer: ...
 
     def torrent(self, name: TorrentName) -> bytes | None: ...
+
+
+class Links(Tickets, LinkServer, Protocol):
+    """The conversations with peers, and the tickets they were given."""
 
 
 class BodyRefused(UsageError):
@@ -63,15 +81,15 @@ class BodyRefused(UsageError):
 class Rate:
     """A bucket of requests for each address, filled again as time passes."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, per_s: float = REQUESTS_PER_S, burst: int = BURST) -> None:
+        self._clock, self._per_s, self._burst = clock, per_s, float(burst)
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, address: str) -> None:
         """Count one request. Raises Overloaded when the address has asked too often."""
         now = self._clock.monotonic()
-        left, then = self._buckets.pop(address, (float(BURST), now))
-        left = min(float(BURST), left + (now - then) * REQUESTS_PER_S)
+        left, then = self._buckets.pop(address, (self._burst, now))
+        left = min(self._burst, left + (now - then) * self._per_s)
         is_over = left < 1.0
         self._buckets[address] = (left if is_over else left - 1.0, now)
         if len(self._buckets) > ADDRESSES_LIMIT:
@@ -82,9 +100,11 @@ class Rate:
 
 @dataclass(eq=False)
 class PeerDoor:
-    """The three routes."""
+    """The routes that ask about names."""
 
     catalogue: Catalogue
+    tickets: Tickets
+    needs_ticket: bool
     _sending: int = 0
 
     async def hello(self, _request: web.Request) -> web.StreamResponse:
@@ -93,11 +113,13 @@ class PeerDoor:
 
     async def has(self, request: web.Request) -> web.StreamResponse:
         """Which of the named things can be had here."""
+        self._check_ticket(request)
         query = HasQuery.parse(await _body(request))
         return _json(self.catalogue.has(query).format())
 
     async def torrent(self, request: web.Request) -> web.StreamResponse:
         """A torrent by its name."""
+        self._check_ticket(request)
         data = self.catalogue.torrent(parse_torrent_name(request.match_info["name"]))
         if data is None:
             raise NotFound("no such torrent")
@@ -114,20 +136,47 @@ class PeerDoor:
         finally:
             self._sending -= 1
 
+    def _check_ticket(self, request: web.Request) -> None:
+        if self.needs_ticket:
+            admitted(request, self.tickets)
 
-def peer_app(catalogue: Catalogue, options: GuardOptions, clock: Clock) -> web.Application:
-    """The application of the peer port."""
+
+def peer_app(
+    catalogue: Catalogue,
+    links: Links,
+    uploads: Uploads,
+    is_home: Callable[[str], bool],
+    options: GuardOptions,
+    clock: Clock,
+    lane: Lane,
+    *,
+    needs_ticket: bool = False,
+) -> web.Application:
+    """The application of the peer port.
+
+    `is_home` says whether the machine at an address may link and pull. `needs_ticket` closes all
+    but `hello` to those without a ticket: a group secret is set.
+    """
+    pulls = Rate(clock, PULLS_PER_S, PULLS_BURST)
     app = web.Application(
-        middlewares=[_errors, _guard(options, Rate(clock))], client_max_size=MESSAGE_BYTES_LIMIT
+        middlewares=[
+            _errors,
+            _guard(options, Rate(clock), pulls, links),
+            _home((BLOBS_PATH, LINK_PATH), is_home),
+        ],
+        client_max_size=MESSAGE_BYTES_LIMIT,
     )
-    door = PeerDoor(catalogue)
+    door = PeerDoor(catalogue, links, needs_ticket)
     app.router.add_get(HELLO_PATH, door.hello, allow_head=False)
     app.router.add_post(HAS_PATH, door.has)
     app.router.add_get(TORRENT_PATH + "{name}", door.torrent, allow_head=False)
+    app.router.add_get(LINK_PATH, LinkDoor(links).link, allow_head=False)
+    blobs = BytesDoor(catalogue, links, uploads, lane)
+    app.router.add_get(BLOBS_PATH + "{digest}", blobs.blob, allow_head=False)
     return app
 
 
-def _guard(options: GuardOptions, rate: Rate) -> Middleware:
+def _guard(options: GuardOptions, rate: Rate, pulls: Rate, tickets: Tickets) -> Middleware:
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
@@ -136,12 +185,24 @@ def _guard(options: GuardOptions, rate: Rate) -> Middleware:
                 raise WebOriginRefused(
                     "the peer port is for daemons", advice="Pages use the local endpoint."
                 )
-            rate.take(request.remote or "")
+            is_pull = request.path.startswith(BLOBS_PATH) and ticket_of(request, tickets)
+            (pulls if is_pull else rate).take(request.remote or "")
             if request.body_exists and request.method != hdrs.METH_POST:
                 raise BodyRefused("no body is expected")
         except P2PModelsError as error:
             REFUSED.labels(error.code).inc()
             raise
+        return await handler(request)
+
+    return middleware
+
+
+def _home(prefixes: tuple[str, ...], is_home: Callable[[str], bool]) -> Middleware:
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path.startswith(prefixes) and not is_home(request.remote or ""):
+            REFUSED.labels(NotHome.code).inc()
+            raise NotHome(request.remote or "")
         return await handler(request)
 
     return middleware
@@ -209,5 +270,6 @@ def _refusal(error: P2PModelsError, status: int | None = None) -> web.Response:
     headers = dict(_HEADERS)
     if isinstance(error, Overloaded):
         headers[hdrs.RETRY_AFTER] = str(max(1, round(error.retry_after_s)))
+        headers[RETRY_AFTER_MS_HEADER] = str(round(error.retry_after_s * 1000))
     body = {"error": error.as_json()}
     return web.json_response(body, status=status or error.status, headers=headers)

@@ -1,4 +1,4 @@
-"""What the daemon says of itself: the JSON of `status`, `models`, `peers` and `transfers`.
+"""What the daemon says of itself: the JSON of `status`, `models`, `peers`, `transfers`, `flows`.
 
 One shape for the dashboard, the command line and scripts. Nothing here is a secret, and nothing
 here changes anything.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 from p2pmodels import __version__
 from p2pmodels.core.manifest import Manifest
@@ -15,6 +16,7 @@ from p2pmodels.doors.parts import Parts
 from p2pmodels.metrics import BLOB_BYTES, PEERS, RUNNING, SHARED_BYTES
 from p2pmodels.store.figures import FROM_STORE, SERVED, SHARED
 from p2pmodels.transfer.fetch import Fetch
+from p2pmodels.transfer.flows import MIRROR, ORIGIN, SELF, SWARM
 
 SOURCES = ("store", "origin", "mirror", "swarm", "lan", "webrtc")
 
@@ -114,6 +116,7 @@ def peers(parts: Parts) -> Json:
             host = peer.address.rpartition(":")[0].strip("[]")
             down[host] += peer.bytes_down
             up[host] += peer.bytes_up
+    exchanged = {(flow.source, flow.target): flow.bytes for flow in parts.flows.now()}
     now = parts.clock.monotonic()
     return {
         "peers": [
@@ -125,12 +128,65 @@ def peers(parts: Parts) -> Json:
                 "version": view.version,
                 "state": view.state,
                 "last_seen_s": round(max(0.0, now - view.last_seen), 1),
-                "bytes_from": down[view.host],
-                "bytes_to": up[view.host],
+                "bytes_from": down[view.host] + exchanged.get((view.id, SELF), 0),
+                "bytes_to": up[view.host] + exchanged.get((SELF, view.id), 0),
             }
             for view in parts.lan.peers()
         ]
     }
+
+
+def flows(parts: Parts) -> Json:
+    """Who gives to whom now: the ends, and what passes between them.
+
+    `from` and `to` are ids of `nodes`. A peer that fetches from the origin for the room shows as a
+    flow from "origin" to it, without figures: how much it gets only it knows.
+    """
+    nodes = [_node(SELF, SELF, "this machine", "ready"), *_origin_nodes(parts)]
+    running = [transfer for transfer in parts.swarm.transfers() if transfer.peers]
+    nodes.append(_node(SWARM, SWARM, "BitTorrent", "ready" if running else "idle"))
+    nodes += _peer_nodes(parts)
+    known = {str(node["id"]) for node in nodes}
+    return {
+        "nodes": nodes,
+        "flows": [
+            {
+                "from": flow.source,
+                "to": flow.target,
+                "bytes_per_s": round(flow.bytes_per_s, 1),
+                "bytes": flow.bytes,
+            }
+            for flow in parts.flows.now()
+            if flow.source in known and flow.target in known
+        ],
+    }
+
+
+def _origin_nodes(parts: Parts) -> list[Json]:
+    """One node for all hubs and one for all mirrors, each named after the first that works."""
+    nodes = []
+    for kind, is_hub in ((ORIGIN, True), (MIRROR, False)):
+        alike = [origin for origin in parts.origins.states() if origin.is_hub == is_hub]
+        if alike:
+            best = min(alike, key=lambda origin: origin.state == "down")
+            nodes.append(_node(kind, kind, urlsplit(best.url).netloc, best.state))
+    return nodes
+
+
+def _peer_nodes(parts: Parts) -> list[Json]:
+    nearby = parts.lan.peers()
+    hosts = Counter(view.host for view in nearby)
+    nodes = []
+    for view in nearby:
+        # Where two daemons share an address, their ports tell them apart.
+        name = view.host if view.host and hosts[view.host] == 1 else view.address
+        # A suggestion has no id yet, and its text may be a stranger's: "origin", for example.
+        nodes.append(_node(view.id or f"peer {view.address}", "peer", name, view.state))
+    return nodes
+
+
+def _node(node_id: str, kind: str, name: str, state: str) -> Json:
+    return {"id": node_id, "kind": kind, "name": name, "state": state}
 
 
 def transfers(parts: Parts) -> Json:

@@ -28,6 +28,7 @@ from p2pmodels.core.digests import Digest, GitId, Sha256
 from p2pmodels.errors import DiskFull, NameRefused, StoreFailed
 from p2pmodels.store.disk import Disk
 from p2pmodels.store.index import BlobRow, Index
+from p2pmodels.store.kept_hashes import KeptHashes
 from p2pmodels.store.partials import Partial
 from p2pmodels.store.room import RoomOptions, choose_evictions
 from p2pmodels.workers import Lane
@@ -72,6 +73,7 @@ class Blobs:
         self._touched: dict[Sha256, float] = {}
         self._unsettled: dict[str, asyncio.Event] = {}
         self._setting_aside = asyncio.Lock()
+        self.hashes = KeptHashes()
         self.pinned: Callable[[], frozenset[Sha256]] = frozenset
         self.on_lost: Callable[[Sha256], None] = lambda _sha256: None
 
@@ -175,7 +177,7 @@ class Blobs:
 
     # filling
 
-    async def partial(self, digest: Digest, size: int) -> Partial:
+    async def partial(self, digest: Digest, size: int, also: int | None = None) -> Partial:
         """Open the partial for this content, making room first. Raises DiskFull, StoreFailed."""
         while (settled := self._unsettled.get(digest.key)) is not None:
             await settled.wait()
@@ -183,7 +185,7 @@ class Blobs:
         if held is not None and held.is_open:
             return held
         path = self._partials_folder / digest.key
-        partial = Partial(digest, size, path, self._disk, self._lane, self._clock)
+        partial = Partial(digest, size, path, self._disk, self._lane, self._clock, also)
         self._open[digest.key] = partial
         try:
             await self.make_room(size, path)
@@ -256,6 +258,7 @@ class Blobs:
         git = partial.digest if isinstance(partial.digest, GitId) else None
         row = BlobRow(sha256, partial.size, git, self._clock.wall())
         self._remember(row)
+        self.hashes.put(sha256, await self._lane.run(partial.file_hashes))
         try:
             await self._index_lane.run(self._index.put_blob, row)
         except StoreFailed as error:
@@ -331,6 +334,7 @@ class Blobs:
         row = self._rows.pop(sha256, None)
         if row is not None and row.git_id is not None:
             self._by_git.pop(row.git_id, None)
+        self.hashes.drop(sha256)
         self.on_lost(sha256)
         return row
 

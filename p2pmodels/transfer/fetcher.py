@@ -1,8 +1,8 @@
 """Single flight: one fetch for each content, from the nearest source that has it.
 
 1. Whoever asks for content that is being fetched joins that fetch.
-2. Order of sources: the swarm, if a LAN peer offers a torrent that fits the manifest; then the
-   origins, which always end it and keep every piece that already landed.
+2. Order of sources: the swarm, if it is the nearer one (`nearby.py`); then the room: LAN peers for
+   what they have, the origins for the rest. Every piece that already landed is kept.
 3. Content that turns out wrong is dropped, its source blamed, and fetched once more from origins.
 4. When every source has failed the model rests: until then the same question fails at once,
    unless a peer turns up.
@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, Self
 
 from p2pmodels.clock import Clock
 from p2pmodels.core.caller import Caller
-from p2pmodels.core.manifest import Want
+from p2pmodels.core.manifest import Manifest, Want
 from p2pmodels.core.names import RepoId
 from p2pmodels.core.secret import Secret
 from p2pmodels.errors import (
@@ -32,11 +34,14 @@ from p2pmodels.errors import (
     StoreFailed,
 )
 from p2pmodels.metrics import FETCHES, RECEIVED_BYTES
+from p2pmodels.sources.origin.claims import Claims
 from p2pmodels.store.blobs import Blob, Blobs
 from p2pmodels.store.figures import Figures
 from p2pmodels.store.partials import Partial
 from p2pmodels.supervision import Tasks
 from p2pmodels.transfer.fetch import Fetch, State
+from p2pmodels.transfer.flows import SELF, Flows
+from p2pmodels.transfer.room import Room
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +52,7 @@ FAILURE_KEPT_S = 15.0  # seconds a failure is remembered, so that followers do n
 REST_S = 300.0  # seconds a model rests after every source failed
 POISON_KEPT_S = 600.0  # seconds: longer than any client's retries after a broken answer
 OFFER_WITHIN_S = 4.0  # seconds for peers to say what they have; a silent one must not cost more
+SEARCHES_LIMIT = 8  # times that a room looks for who gave wrong bytes of one file
 FINISHED_KEPT = 50  # ended fetches that `transfers` still shows
 
 
@@ -62,7 +68,14 @@ class ByteOrigins(Protocol):
         *,
         use_operator_token: bool = False,
         on_bytes: Callable[[str, int], None],
+        claims: Claims | None = None,
     ) -> None: ...
+
+
+class Rooms(Protocol):
+    """The LAN exchange (see `exchange.py`)."""
+
+    def room(self, fetch: Fetch, partial: Partial) -> AbstractAsyncContextManager[Room]: ...
 
 
 class Nearby(Protocol):
@@ -98,13 +111,17 @@ class Fetcher:
         figures: Figures,
         origins: ByteOrigins,
         nearby: Nearby,
+        rooms: Rooms,
+        flows: Flows,
         clock: Clock,
         on_blob: Callable[[Want, Blob, bool], Coroutine[None, None, None]],
+        on_public: Callable[[Want], Coroutine[None, None, None]],
     ) -> None:
         self._blobs, self._figures = blobs, figures
-        self._origins, self._nearby = origins, nearby
+        self._origins, self._nearby, self._rooms = origins, nearby, rooms
+        self._flows = flows
         self._clock = clock
-        self._on_blob = on_blob
+        self._on_blob, self._on_public = on_blob, on_public
         self._running: dict[str, Fetch] = {}
         self._finished: list[Fetch] = []
         self._failures: dict[str, Rest] = {}
@@ -123,6 +140,14 @@ class Fetcher:
     def transfers(self) -> list[Fetch]:
         """The fetches that run, then those that ended lately."""
         return [*self._running.values(), *reversed(self._finished)]
+
+    def is_fetching(self, manifest: Manifest) -> bool:
+        """Whether files of this snapshot are on their way."""
+        return any(
+            fetch.want.repo == manifest.repo and fetch.want.commit == manifest.commit
+            for fetch in self._running.values()
+            if not fetch.is_over
+        )
 
     def is_poisoned(self, want: Want) -> bool:
         """Whether wrong bytes of this content may have reached a client lately.
@@ -233,22 +258,35 @@ class Fetcher:
             self._resting[want.repo] = Rest(now + REST_S, error)
 
     async def _fill_and_commit(self, fetch: Fetch) -> None:
-        offer = None if _is_full(fetch) else await self._offer(fetch.want)
+        offer = None if _is_full(fetch) or os.environ.get("NOSWARM") else await self._offer(fetch.want)
         if offer is not None:
-            await self._fill_from_peers(fetch, offer)
-        if not _is_full(fetch):
-            await self._fill_from_origins(fetch)
+            await self._fill_from_swarm(fetch, offer)
         try:
-            await self._commit(fetch, offer)
+            async with self._rooms.room(fetch, _partial(fetch)) as room:
+                await self._fill_in(room, fetch, offer)
         except DigestMismatch as error:
             await self._drop_wrong_bytes(fetch, offer, error)
-            await self._fill_from_origins(fetch)
+            await self._fill_alone(fetch)
             try:
                 await self._commit(fetch, None)
             except DigestMismatch as again:
                 # Not kept: the next client must not be given them before they are found out.
                 await self._drop_wrong_bytes(fetch, None, again)
                 raise
+
+    async def _fill_in(self, room: Room, fetch: Fetch, offer: Offer | None) -> None:
+        """Fill and commit; wrong bytes are looked for, and taken anew, for SEARCHES_LIMIT times."""
+        for attempt in range(SEARCHES_LIMIT + 1):
+            await room.fill(self._fill_from_origins)
+            try:
+                return await self._commit(fetch, offer)
+            except DigestMismatch as error:
+                if attempt == SEARCHES_LIMIT or fetch.sources["swarm"] or not room.digest_failed():
+                    raise
+                log.warning("%s: %s; looking for who gave wrong bytes", fetch.want, error)
+                fetch.generation += 1
+                self._note_poison(fetch.want)
+                await fetch.set_state(State.FETCHING)
 
     async def _offer(self, want: Want) -> Offer | None:
         """What peers offer, if they say so in time."""
@@ -259,7 +297,7 @@ class Fetcher:
             log.info("peers take too long over %s", want)
             return None
 
-    async def _fill_from_peers(self, fetch: Fetch, offer: Offer) -> None:
+    async def _fill_from_swarm(self, fetch: Fetch, offer: Offer) -> None:
         partial = _partial(fetch)
         before = partial.landed.total
         fetch.source = "swarm"
@@ -275,25 +313,33 @@ class Fetcher:
             fetch.sources["swarm"] += came
             RECEIVED_BYTES.labels("swarm").inc(came)
 
-    async def _fill_from_origins(self, fetch: Fetch) -> None:
-        partial = _partial(fetch)
-        fetch.source = "origin"
-        await fetch.notify()
+    async def _fill_alone(self, fetch: Fetch) -> None:
+        """From the origins only: nobody else is believed any more."""
+        async with Tasks() as tasks:
+            tasks.start(_hash_along(_partial(fetch)), "hash")
+            await self._fill_from_origins(fetch, Claims())
+
+    async def _fill_from_origins(self, fetch: Fetch, claims: Claims) -> None:
+        """What `claims` say, until the partial is full. Raises as `Origins.fill` does."""
 
         def count(kind: str, amount: int) -> None:
+            is_first = kind == "origin" and not fetch.sources[kind]
+            if is_first and fetch.caller.identity == "anonymous":
+                self._tasks.start(self._on_public(fetch.want), f"proof for {fetch.want}")
+            fetch.source = fetch.source or kind
             fetch.sources[kind] += amount
             RECEIVED_BYTES.labels(kind).inc(amount)
+            self._flows.count(kind, SELF, amount)
 
-        async with Tasks() as tasks:
-            tasks.start(_hash_along(partial), "hash")
-            await self._origins.fill(
-                fetch.want,
-                partial,
-                fetch.positions,
-                fetch.caller.token,
-                use_operator_token=fetch.caller.is_operator,
-                on_bytes=count,
-            )
+        await self._origins.fill(
+            fetch.want,
+            _partial(fetch),
+            fetch.positions,
+            fetch.caller.token,
+            use_operator_token=fetch.caller.is_operator,
+            on_bytes=count,
+            claims=claims,
+        )
 
     async def _drop_wrong_bytes(
         self, fetch: Fetch, offer: Offer | None, error: DigestMismatch

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2pmodels.clock import Clock
-from p2pmodels.core.digests import Sha256
+from p2pmodels.core.digests import Digest, Sha256
 from p2pmodels.core.manifest import FileEntry, Manifest, Want
 from p2pmodels.core.names import Commit, FilePath
 from p2pmodels.core.policy import PROOF_LASTS_S, ShareState, may_share, should_complete
@@ -65,6 +65,8 @@ class Sharing:
         self._due: asyncio.Queue[Manifest] = asyncio.Queue()
         self._broken: asyncio.Queue[Torrent] = asyncio.Queue()
         self._try_again: dict[Commit, float] = {}
+        self._proving: dict[Commit, asyncio.Lock] = {}
+        self.is_fetching: Callable[[Manifest], bool] = lambda _manifest: False
         self._lost: asyncio.Event = asyncio.Event()
         store.blobs.on_lost = lambda _sha256: self._lost.set()
 
@@ -95,6 +97,31 @@ class Sharing:
             return False
         homes = self._store.snapshots.homes(sha256)
         return any(self.is_public(manifest) for manifest in homes)
+
+    def may_give(self, digest: Digest) -> bool:
+        """Whether some snapshot that is proven public contains it, be it here or on its way."""
+        return any(self.is_public(manifest) for manifest in self._store.snapshots.homes(digest))
+
+    def may_ask(self, want: Want) -> bool:
+        """Whether peers may be told that we want this: not what only a token opened."""
+        manifest = self._store.snapshots.manifest(want.repo, want.commit)
+        return manifest is not None and not manifest.is_restricted
+
+    async def witnessed(self, want: Want) -> None:
+        """The origin gives it to us, who sent no token: that is the proof."""
+        manifest = self._store.snapshots.manifest(want.repo, want.commit)
+        if manifest is not None and not manifest.is_restricted and not self.is_public(manifest):
+            await self._store.snapshots.put_proof(manifest)
+
+    async def prove(self, want: Want) -> None:
+        """Look for a public proof of its snapshot; questions at the same time are one."""
+        manifest = self._store.snapshots.manifest(want.repo, want.commit)
+        if manifest is None:
+            return
+        async with self._proving.setdefault(manifest.commit, asyncio.Lock()):
+            if not self.is_public(manifest):
+                await self._prove(manifest)
+        self._proving.pop(manifest.commit, None)
 
     def ship(self, torrents: list[Torrent]) -> None:
         """Take in the torrents that come with the program."""
@@ -146,8 +173,11 @@ class Sharing:
             return
         if self._store.snapshots.manifest(manifest.repo, manifest.commit) is None:
             return  # evicted meanwhile
-        if not self.is_public(manifest) and not await self._prove(manifest):
-            return
+        if not self.is_public(manifest):
+            if self.is_fetching(manifest):
+                return  # bytes of the origin may be a proof yet, and the last blob comes back here
+            if not await self._prove(manifest):
+                return
         for entry in manifest.files:
             if isinstance(entry.digest, Sha256) and entry.size >= BLOB_TORRENT_FROM:
                 await self._share_blob(entry)
@@ -195,31 +225,39 @@ class Sharing:
 
     async def _share_blob(self, entry: FileEntry) -> None:
         blob = self._store.blobs.find(entry.digest)
-        if blob is None:
-            return
-        torrent = self._torrents.get(blob.sha256)
-        path = FilePath(blob.sha256.value)
-        await self._seed(torrent, blob.sha256, [(path, blob.size, blob.path)])
+        if blob is not None:
+            path = FilePath(blob.sha256.value)
+            await self._seed(self._torrents.get(blob.sha256), blob.sha256, {path: blob})
 
     async def _share_snapshot(self, manifest: Manifest) -> None:
-        files = []
+        blobs = {}
         for entry in manifest.files:
             blob = self._store.blobs.find(entry.digest)
             if blob is None:
                 return
-            files.append((entry.path, blob.size, blob.path))
-        if files:
-            await self._seed(self._torrents.get(manifest.commit), manifest.commit, files)
+            blobs[entry.path] = blob
+        if blobs:
+            await self._seed(self._torrents.get(manifest.commit), manifest.commit, blobs)
 
     async def _seed(
-        self, torrent: Torrent | None, name: TorrentName, files: list[tuple[FilePath, int, Path]]
+        self, torrent: Torrent | None, name: TorrentName, blobs: dict[FilePath, Blob]
     ) -> None:
         if torrent is None:
-            torrent = await self._lane.run(make_torrent, name, files)
+            torrent = await self._make(name, blobs)
             await self._store.snapshots.put_torrent(name, torrent.data)
             self._torrents[name] = torrent
         if self._may_seed(torrent) and self._swarm.is_usable:
-            await self._swarm.seed(torrent, {path: disk for path, _, disk in files})
+            await self._swarm.seed(torrent, {path: blob.path for path, blob in blobs.items()})
+
+    async def _make(self, name: TorrentName, blobs: dict[FilePath, Blob]) -> Torrent:
+        """Hashes that were kept as the bytes landed spare a second read."""
+        files = [(path, blob.size, blob.path) for path, blob in blobs.items()]
+        kept = {
+            path: hashes
+            for path, blob in blobs.items()
+            if (hashes := self._store.blobs.hashes.find(blob.sha256)) is not None
+        }
+        return await self._lane.run(make_torrent, name, files, kept)
 
     async def _resume(self) -> None:
         """Seed the kept torrents whose data is here and public; nothing is hashed."""

@@ -1,4 +1,4 @@
-"""The peer port over real sockets: what it answers, and to whom it does not."""
+"""The peer port over real sockets: what it answers about names, and to whom it does not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from p2pmodels.doors.guard import GuardOptions
 from p2pmodels.doors.peer import ADDRESSES_LIMIT, BURST, Rate
 from p2pmodels.errors import Overloaded
 from tests.fakes import FakeClock
-from tests.peer_fakes import BLOB, COMMIT, QUERY, MemoryCatalogue, door
+from tests.peer_fakes import BLOB, COMMIT, QUERY, MemoryCatalogue, MemoryLinks, door
 
 LIMIT_S = 20.0  # seconds for anything that waits for the network here
 
@@ -235,3 +235,18 @@ async def test_error_in_the_catalogue_tells_nothing_of_the_inside() -> None:
         query = HasQuery((Commit("0" * 40),))
         status, answer = await exchange(address, post(query.format(), address))
         assert status == 500 and b"alice" not in answer
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("needs_ticket", [False, True])
+async def test_with_a_group_secret_only_hello_is_for_strangers(needs_ticket: bool) -> None:
+    catalogue, links = MemoryCatalogue(torrents={COMMIT: b"x"}), MemoryLinks()
+    line = f"X-P2PModels-Ticket: {links.ticket()}"
+    strange = "X-P2PModels-Ticket: " + "0" * 32
+    async with door(catalogue, links=links, needs_ticket=needs_ticket) as address:
+        torrent = f"/peer/v1/torrent/{COMMIT}"
+        stranger = 403 if needs_ticket else 200
+        for lines, status in (((), stranger), ((strange,), stranger), ((line,), 200)):
+            assert (await exchange(address, get(torrent, str(address), *lines)))[0] == status
+            assert (await exchange(address, post(QUERY.format(), address, *lines)))[0] == status
+            assert (await exchange(address, get("/peer/v1/hello", str(address))))[0] == 200

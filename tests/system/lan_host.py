@@ -15,12 +15,10 @@ import time
 
 from p2pmodels.clock import RealClock
 from p2pmodels.core.peer import HasAnswer, HasQuery, PeerId
-from p2pmodels.doors.guard import GuardOptions
-from p2pmodels.doors.peer import peer_app
 from p2pmodels.sources.lan.lan import Lan, LanOptions
 from p2pmodels.sources.lan.peers import PeerView
 from p2pmodels.supervision import Tasks
-from tests.peer_fakes import COMMIT, QUERY, MemoryCatalogue, listening
+from tests.peer_fakes import COMMIT, QUERY, MemoryCatalogue, door
 
 
 def tell(event: str, **fields: object) -> None:
@@ -54,8 +52,7 @@ async def main(options: argparse.Namespace) -> None:
     id = PeerId(options.id)
     kind = SilentCatalogue if options.silent else MemoryCatalogue
     catalogue = kind(id, {COMMIT: b"torrent"}, bt_port=options.bt)
-    app = peer_app(catalogue, GuardOptions(), RealClock())
-    async with listening(app, options.host, options.port) as address:
+    async with door(catalogue, host=options.host, port=options.port) as address:
         lan = Lan(
             LanOptions(id, options.host, address.port, options.bt, peers=tuple(options.peer)),
             RealClock(),

@@ -5,6 +5,8 @@
    packet can leave the lab.
 3. Host `n` has the address 10.77.x.n+1/24 on its `eth0`; loopback is up; there is no other route
    than to the lab.
+4. A cable may be made narrow, in both directions, and its counters read: they are the kernel's, so
+   nothing that runs on the host can colour them.
 
 Needs root and iproute2; `unavailable()` says why it cannot work here.
 """
@@ -12,6 +14,7 @@ Needs root and iproute2; `unavailable()` says why it cannot work here.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -28,13 +31,43 @@ COMMAND_LIMIT_S = 10.0  # seconds; a configuring command takes milliseconds
 END_LIMIT_S = 5.0  # seconds between SIGTERM and SIGKILL for what still runs in a namespace
 
 
+FRAME_BYTES = 66  # bytes of Ethernet (14), IPv4 (20) and TCP with its timestamps (32) on a packet
+SEGMENT_BYTES = 1448  # bytes of a full TCP packet of Ethernet behind those
+
+
+@dataclass(frozen=True, slots=True)
+class Cable:
+    """What a cable carries, the same in both directions; see tc-tbf(8)."""
+
+    bits_per_s: int
+    """Of frames, Ethernet included."""
+    burst_bytes: int
+    queue_ms: int
+    """How long a packet may wait before it is dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What has passed a host's `eth0`, seen from the host."""
+
+    received_bytes: int
+    received_packets: int
+    sent_bytes: int
+    sent_packets: int
+
+    @property
+    def sent_payload(self) -> int:
+        """Bytes that went out in TCP packets, without frames; exact once `Lab.count_frames` ran."""
+        return max(0, self.sent_bytes - self.sent_packets * FRAME_BYTES)
+
+
 @cache
 def unavailable() -> str | None:
     """Why namespaces cannot be made here, or None: the reason to give when a test is skipped."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    if shutil.which("ip") is None:
-        return "network namespaces need the `ip` command (iproute2)"
+    if shutil.which("ip") is None or shutil.which("tc") is None:
+        return "network namespaces need the commands `ip` and `tc` (iproute2)"
     name = f"p2pm-{secrets.token_hex(3)}"
     made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
     if made.returncode != 0:
@@ -83,6 +116,13 @@ class Host:
     def plug(self) -> None:
         """Put the cable back."""
         self.run("ip", "link", "set", "eth0", "up")
+
+    def counters(self) -> Counters:
+        """The interface's own statistics."""
+        answer = self.run("ip", "-s", "-j", "link", "show", "dev", "eth0")
+        figures = json.loads(answer.stdout)[0]["stats64"]
+        received, sent = figures["rx"], figures["tx"]
+        return Counters(received["bytes"], received["packets"], sent["bytes"], sent["packets"])
 
     def _end(self) -> None:
         for process in self._processes:
@@ -136,6 +176,23 @@ class Lab:
 
     def __iter__(self) -> Iterator[Host]:
         return iter(self.hosts)
+
+    def shape(self, index: int, cable: Cable) -> None:
+        """Replace a host's cable. The kernel shapes what leaves, so both ends get their queue."""
+        limits = (
+            "tbf", "rate", f"{cable.bits_per_s}bit", "burst", str(cable.burst_bytes),
+            "latency", f"{cable.queue_ms}ms",
+        )  # fmt: skip
+        for name, device in ((self[index].name, "eth0"), (self._bridge, f"port{index}")):
+            _ip("netns", "exec", name, "tc", "qdisc", "replace", "dev", device, "root", *limits)
+
+    def count_frames(self, index: int) -> None:
+        """Let what the host sends be counted packet by packet, as they are on a real cable.
+
+        A virtual cable takes 64 KiB from TCP as one packet with one header. Costs processor time,
+        so it is for hosts whose bytes matter.
+        """
+        _ip("-n", self[index].name, "link", "set", "eth0", "gso_max_segs", "1")
 
     def _build(self) -> None:
         _ip("netns", "add", self._bridge)

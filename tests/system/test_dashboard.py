@@ -110,6 +110,21 @@ def transfer(path: str) -> Json:
     }
 
 
+def node(name: str, kind: str, state: str = "ready") -> Json:
+    return {"id": name, "kind": kind, "name": name, "state": state}
+
+
+def flow(source: str, target: str, bytes_per_s: float = 0.0) -> Json:
+    return {"from": source, "to": target, "bytes_per_s": bytes_per_s, "bytes": 1}
+
+
+def flows(machines: int, *running: Json) -> Json:
+    """This machine, an origin, a swarm and so many machines nearby."""
+    around = [node(f"10.0.0.{number}", "peer") for number in range(machines)]
+    fixed = [node(name, name) for name in ("self", "origin", "swarm")]
+    return {"nodes": [*fixed, *around], "flows": list(running)}
+
+
 @dataclass
 class FakeControl:
     """A control API: what it answers is what the test put there."""
@@ -122,6 +137,7 @@ class FakeControl:
             "models": {"models": [model("org/first"), model("org/second", is_complete=False)]},
             "peers": {"peers": [peer("192.0.2.7:7879")]},
             "transfers": {"transfers": [transfer("shard_1.bin")], "uploads": []},
+            "flows": flows(2),
         }
     )
     requests: list[tuple[str, str]] = field(default_factory=list)
@@ -201,6 +217,7 @@ async def test_page_shows_the_figures(control: FakeControl, watched: Watched) ->
     await watched.shows("#origins", "hub answers")
     await watched.shows("#parts", "Local network failed: OSError")
     await watched.shows("#use-shell", f"export HF_ENDPOINT={control.url}")
+    await watched.shows("#model-list .model >> nth=0", "Came from BitTorrent")
     partial = watched.page.locator("#model-list .model", has_text="org/second")
     await expect(partial.locator("progress")).to_have_js_property("value", 500)
     widths = await watched.page.eval_on_selector_all(
@@ -241,6 +258,10 @@ async def test_names_full_of_markup_are_shown_inert(control: FakeControl, watche
     error = OriginDown(SCRIPT).as_json()
     control.answers["models"] = {"models": [hostile]}
     control.answers["peers"] = {"peers": [peer(SCRIPT)]}
+    control.answers["flows"] = {
+        "nodes": [node("self", "self"), node(MARKUP, "peer"), node(SCRIPT, SCRIPT)],
+        "flows": [flow(MARKUP, "self", 1e6), flow(SCRIPT, MARKUP, 1e6)],
+    }
     control.answers["transfers"] = {
         "transfers": [{**transfer(MARKUP), "state": "failed", "error": error}],
         "uploads": [
@@ -264,6 +285,7 @@ async def test_names_full_of_markup_are_shown_inert(control: FakeControl, watche
     await expect(watched.page.locator("#peer-list .name")).to_have_text(SCRIPT)
     await expect(watched.page.locator("#transfers .name")).to_have_text(MARKUP)
     await expect(watched.page.locator("#parts .name")).to_have_text(MARKUP)
+    await expect(watched.page.locator("#picture .peer title")).to_contain_text(MARKUP)
     await expect(watched.page.locator("#model-list .magnet")).to_be_hidden()
     assert (
         await watched.page.locator("main img, main script, footer img, footer script").count() == 0

@@ -66,12 +66,17 @@
  * @property {number} rate_bytes_per_s
  * @property {number} peers
  *
+ * @typedef {{id: string, kind: string, name: string, state: string}} Node kind: self, peer, …
+ * @typedef {{from: string, to: string, bytes_per_s: number, bytes: number}} Flow
+ * @typedef {{nodes: Node[], flows: Flow[]}} Flows
+ *
  * @typedef {object} Answers
  * @property {Status} status
  * @property {Model[]} models
  * @property {Peer[]} peers
  * @property {Transfer[]} transfers
  * @property {Upload[]} uploads
+ * @property {Flows} flows
  */
 
 const BASE = "/api/p2p/v1/";
@@ -121,8 +126,8 @@ function parsed(body) {
  */
 export async function askAll() {
   const signal = AbortSignal.timeout(ANSWER_WITHIN_MS);
-  const paths = ["status", "models", "peers", "transfers"];
-  const [status, models, peers, running] = await Promise.all(
+  const paths = ["status", "models", "peers", "transfers", "flows"];
+  const [status, models, peers, running, flows] = await Promise.all(
     paths.map((path) => ask(path, signal)),
   );
   return {
@@ -131,5 +136,6 @@ export async function askAll() {
     peers: peers.peers ?? [],
     transfers: running.transfers ?? [],
     uploads: running.uploads ?? [],
+    flows: { nodes: flows.nodes ?? [], flows: flows.flows ?? [] },
   };
 }

@@ -8,6 +8,7 @@
 
 import { RefusedError, UnreachableError, askAll } from "./api.js";
 import { attribute, byId, show, text, watchCopyButtons } from "./dom.js";
+import * as picture from "./picture.js";
 import * as sections from "./sections.js";
 import { duration, trouble } from "./words.js";
 
@@ -25,6 +26,7 @@ let answeredAt = "";
 /** @param {import("./api.js").Answers} all */
 function render(all) {
   sections.headline(all);
+  picture.draw(all.flows);
   sections.origin(all.status);
   sections.transfers(all);
   sections.models(all.models);
@@ -106,6 +108,7 @@ function fillCommands() {
 
 fillCommands();
 watchCopyButtons();
+picture.watchWidth();
 byId("again").addEventListener("click", poll);
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) poll();

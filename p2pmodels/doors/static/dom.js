@@ -31,7 +31,7 @@ export function within(row, selector) {
 }
 
 /**
- * @param {HTMLElement} element
+ * @param {Element} element
  * @param {string} value
  */
 export function text(element, value) {
@@ -39,7 +39,7 @@ export function text(element, value) {
 }
 
 /**
- * @param {HTMLElement} element
+ * @param {Element} element
  * @param {string} name
  * @param {string} value
  */

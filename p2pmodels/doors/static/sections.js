@@ -142,13 +142,37 @@ function fillModel(row, model) {
     ? `${words.bytes(model.bytes)}, ${words.counted(model.files, "file")}`
     : `${words.bytes(model.bytes_cached)} of ${words.bytes(model.bytes)} here, ` +
       `${model.files_cached} of ${words.counted(model.files, "file")}`;
-  const parts = [size, words.cameFrom(model.sources), words.used(model.last_used, Date.now())];
-  text(within(row, ".detail"), parts.filter(Boolean).join(" · "));
+  fillSources(row, model);
+  const parts = [size, words.used(model.last_used, Date.now())];
+  text(within(row, ".row-foot .detail"), parts.filter(Boolean).join(" · "));
   const button = within(row, ".magnet");
   const isMagnet = Boolean(model.magnet?.startsWith("magnet:?"));
   show(button, isMagnet);
   button.dataset.copy = isMagnet ? (model.magnet ?? "") : "";
   attribute(button, "aria-label", `Copy the magnet link of ${model.repo}`);
+}
+
+/**
+ * Where the bytes of a model came from: a bar, and the same in words below it.
+ * @param {HTMLElement} row
+ * @param {Model} model
+ */
+function fillSources(row, model) {
+  const { rows: known, total } = words.sources(model.sources);
+  show(within(row, ".came-from"), total > 0);
+  const bar = within(row, ".bar");
+  show(bar, known.length > 1);
+  rows(bar, "segment", known, (source) => source.key, (segment, source) => {
+    attribute(segment, "class", `segment ${source.key}`);
+    segment.style.width = `${(100 * source.bytes) / total}%`;
+  });
+  rows(within(row, ".sources"), "source-row", known, (source) => source.key, (item, source) => {
+    attribute(item, "class", source.key);
+    const share = known.length > 1 ? ` ${words.percent(source.bytes, total)}` : "";
+    text(within(item, ".source-name"), `${source.name}${share}`);
+  });
+  const told = known.map((source) => `${source.name}: ${words.bytes(source.bytes)}`);
+  attribute(bar, "aria-label", `Where ${model.repo} came from. ${told.join(", ")}`);
 }
 
 /**

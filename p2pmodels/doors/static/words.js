@@ -28,6 +28,23 @@ export function rate(perSecond) {
 }
 
 /**
+ * Two rates in the unit of the larger one, and that unit.
+ * @param {number} one
+ * @param {number} other
+ * @returns {[string, string, string]}
+ */
+export function rates(one, other) {
+  const [, unit] = rate(Math.max(one, other)).split(NARROW);
+  const scale = 1000 ** UNITS.indexOf(unit.replace("/s", ""));
+  const figure = (/** @type {number} */ perSecond) => {
+    const value = perSecond / scale;
+    if (value > 0 && value < 0.1) return `<${NARROW}0.1`;
+    return value.toFixed(value < 9.95 ? 1 : 0);
+  };
+  return [figure(one), figure(other), unit];
+}
+
+/**
  * @param {number} count
  * @param {string} one
  * @param {string} [many]
@@ -101,6 +118,26 @@ export const PLACES = [
     sources: { origin: "the origin", mirror: "mirrors" },
   },
 ];
+
+/** Each source by itself, nearest first. */
+const SOURCES = [
+  ["store", "Already here"],
+  ["lan", "Local network"],
+  ["swarm", "BitTorrent"],
+  ["webrtc", "Browsers"],
+  ["mirror", "A mirror"],
+  ["origin", "The origin"],
+];
+
+/**
+ * The sources that gave something, in a fixed order, and what they add up to.
+ * @param {BySource} given
+ */
+export function sources(given) {
+  const rows = SOURCES.map(([key, name]) => ({ key, name, bytes: Number(given?.[key]) || 0 }));
+  const some = rows.filter((row) => row.bytes > 0);
+  return { rows: some, total: some.reduce((sum, row) => sum + row.bytes, 0) };
+}
 
 /**
  * Bytes by place, and what they add up to.

@@ -225,6 +225,10 @@ class Lan:
         """Everybody known, ready or not."""
         return self._book.all()
 
+    def is_home(self, host: str) -> bool:
+        """Whether the machine at this address may link with us and pull from us."""
+        return self._book.may_come(host)
+
     async def changed(self, timeout_s: float) -> None:
         """Wait until a peer becomes ready, at most that long."""
         with suppress(TimeoutError):

@@ -10,15 +10,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from p2pmodels.clock import Clock
-from p2pmodels.core.peer import Hello, PeerId
+from p2pmodels.core.peer import PEER_PORT, Hello, PeerId
 from p2pmodels.core.torrent import PeerAddress
 from p2pmodels.errors import NameRefused
 from p2pmodels.sources.lan.addresses import AddressRule
+from p2pmodels.sources.lan.carrier import plain_host
 
 KNOWN_LIMIT = 256  # contacts; reliability F12: a flood of instances must not grow memory
 ADDRESSES_LIMIT = 8  # addresses of one contact; a laptop with Wi-Fi, cable and docker has three
@@ -177,6 +179,17 @@ class PeerBook:
             contact.is_leaving = True
             contact.next_hello = self._clock.monotonic() + LOOK_AFTER_GOODBYE_S
             self._lose(contact)
+
+    def may_come(self, host: str) -> bool:
+        """Whether a machine at this address may come to us: at home, or a configured peer's."""
+        try:
+            address = PeerAddress(plain_host(host), PEER_PORT)
+        except NameRefused:
+            return False
+        configured = (c for c in self._contacts.values() if c.found_by is FoundBy.CONFIGURED)
+        known = {known.host for contact in configured for known in contact.addresses}
+        is_here = ipaddress.ip_address(address.host).is_loopback
+        return is_here or self.rule.allows_found(address) or address.host in known
 
     # what greetings brought
 

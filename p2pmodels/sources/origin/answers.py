@@ -19,12 +19,13 @@ from p2pmodels.errors import (
     Gated,
     NotFound,
     P2PModelsError,
+    RateLimited,
     RepoNotFound,
     RevisionNotFound,
     SizeMismatch,
     SourceFailed,
 )
-from p2pmodels.sources.origin.limits import DEFAULT_PAUSE_S, RateLimited, retry_after_s
+from p2pmodels.sources.origin.limits import DEFAULT_PAUSE_S, retry_after_s
 from p2pmodels.sources.origin.retry import BadAnswer
 
 _NOT_FOUND: dict[str, type[NotFound]] = {

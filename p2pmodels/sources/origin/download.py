@@ -5,6 +5,8 @@
    others once ranges are known to work. A helper that fails just leaves.
 3. `landed` grows by what was written and nothing else, so a failure never loses progress.
 4. A body is cut at the size the manifest declares; what comes beyond it is an error.
+5. Claims are followed at once, in the middle of a wait as well. Who has nothing to do but claims
+   to come waits for them, until the partial is full, whoever filled it.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from p2pmodels.core.manifest import Want
 from p2pmodels.core.secret import Secret
 from p2pmodels.errors import (
     EntryNotFound,
+    IntegrityFailed,
     NetworkFailed,
     P2PModelsError,
     SizeMismatch,
@@ -30,11 +33,13 @@ from p2pmodels.errors import (
     StoreFailed,
 )
 from p2pmodels.sources.origin.answers import check_content_range, check_metadata, failure, refusal
+from p2pmodels.sources.origin.claims import Claims
 from p2pmodels.sources.origin.http import Answer, Ask, Follow, Http
 from p2pmodels.sources.origin.limits import Group
 from p2pmodels.sources.origin.options import OriginKind, OriginOptions
 from p2pmodels.sources.origin.ranges import Segment, Segments
 from p2pmodels.sources.origin.retry import BadAnswer, Retry
+from p2pmodels.sources.origin.waits import Waits
 from p2pmodels.store.partials import Partial
 from p2pmodels.supervision import Tasks
 
@@ -57,6 +62,7 @@ class Job:
     token: Secret | None = None
     on_bytes: Callable[[int], None] = field(default=lambda _count: None)
     is_patient: bool = True
+    claims: Claims = field(default_factory=Claims)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,23 +85,54 @@ class Download:
         self._connections = options.connections
         self._is_hub = options.kind == OriginKind.HUB
         self._size = job.want.entry.size
+        self._claims = job.claims
         self._segments = Segments(
-            self._size, lambda: job.partial.landed, options.segment_bytes, options.connections
+            self._size,
+            lambda: job.partial.landed,
+            options.segment_bytes,
+            options.connections,
+            lambda: job.claims.ranges,
         )
+        self._waits = Waits()
         self._target: _Target | None = None
         self._resolving = asyncio.Lock()
         self._helpers = Tasks()
-        self._freed = asyncio.Event()
         self._disk_error: StoreFailed | None = None
         self._is_whole = False  # the origin ignores ranges: one connection, from the first byte
+        self._has_begun = False  # the lead's last question was answered: helpers may join it
         self._received = 0
         self._calm_until = clock.monotonic()
         self._window = (clock.monotonic(), 0)
 
     async def run(self) -> None:
         """Fill every gap. Raises SourceFailed, AccessRefused, NotFound, StoreFailed."""
-        async with self._helpers:
-            await self._lead()
+        with self._claims.followed_by(self):
+            async with Tasks() as watch, self._helpers:
+                watch.start(self._watch_landed(), f"what landed of {self._job.want}")
+                await self._lead()
+
+    def under_way(self) -> list[tuple[int, int]]:
+        """The bytes (at, stop) that connections are fetching now, in order."""
+        return self._segments.under_way()
+
+    def follow(self) -> None:
+        """Act on claims that have changed, or on bytes that others brought."""
+        self._segments.shrink()
+        self._waits.look()
+        if self._has_begun:
+            self._call_helpers()
+
+    async def _watch_landed(self) -> None:
+        """Notice bytes that others bring: connections for them, or the whole fill, are in vain."""
+        partial = self._job.partial
+        async with partial.changed:
+            while True:
+                self._segments.shrink()
+                self._waits.look()
+                if partial.is_full:
+                    break
+                await partial.changed.wait()
+        self._claims.changed.set()
 
     async def _lead(self) -> None:
         retry = Retry(self._clock, is_patient=self._job.is_patient)
@@ -104,8 +141,9 @@ class Download:
                 raise self._disk_error
             segment = self._segments.take(self._job.positions())
             if segment is None:
-                self._freed.clear()
-                await self._freed.wait()
+                self._claims.changed.clear()
+                await self._claims.changed.wait()
+                self._window = (self._clock.monotonic(), self._received)  # idle is not slow
                 continue
             received = self._received
             try:
@@ -116,11 +154,15 @@ class Download:
                 failed = None
             finally:
                 self._segments.release(segment)
-            if failed is None or self._received > received:
+            if self._received > received:
                 retry.progressed()
-            if failed is not None:
+            if isinstance(failed, IntegrityFailed):
+                raise failed
+            if failed is not None and not self._job.partial.is_full:
                 log.debug("%s: %s", self._job.want, failed)
-                await retry.after(failed)
+                self._has_begun = False
+                async with self._waits.unless(lambda: self._job.partial.is_full):
+                    await retry.after(failed)
 
     async def _help(self) -> None:
         """Fetch segments beside the lead until there is none, or one fails."""
@@ -138,7 +180,7 @@ class Download:
                 return
             finally:
                 self._segments.release(segment)
-                self._freed.set()
+                self._claims.changed.set()
 
     def _call_helpers(self) -> None:
         if self._is_whole or self._clock.monotonic() < self._calm_until:
@@ -151,24 +193,35 @@ class Download:
 
     async def _fetch(self, segment: Segment, *, is_lead: bool) -> None:
         asked = (segment.start, segment.stop)
-        async with await self._ask(asked) as answer:
-            start = self._begin(answer, asked)
-            if start != asked[0] or answer.status == 200:
+        async with self._waits.unless(lambda: segment.is_over) as wait:
+            answer = await self._ask(asked)
+        if wait.expired():
+            return
+        async with answer:
+            self._begin(answer, asked)
+            if answer.status == 200 and asked != (0, self._size):
                 if not is_lead:
                     raise BadAnswer(f"{answer.source} ignores ranges")
-                self._is_whole = True
+                self._is_whole = segment.is_whole = True
                 segment.start = segment.at = 0
                 segment.stop = self._size
                 asked = (0, self._size)
             elif is_lead:
+                self._has_begun = True
                 self._call_helpers()
-            await self._receive(answer, segment, asked[1], is_lead=is_lead)
+            await self._receive(answer, segment, asked, is_lead=is_lead)
 
-    async def _receive(self, answer: Answer, segment: Segment, stop: int, *, is_lead: bool) -> None:
-        """Write the body as it comes; `stop` is where it must end."""
-        at = segment.at
+    async def _receive(
+        self, answer: Answer, segment: Segment, asked: tuple[int, int], *, is_lead: bool
+    ) -> None:
+        """Write the body as it comes; it must end where `asked` does."""
+        at, stop = segment.at, asked[1]
         while at < segment.stop:
-            data = await answer.read_some()
+            data = b""
+            async with self._waits.unless(lambda: segment.is_over) as wait:
+                data = await answer.read_some()
+            if wait.expired() or segment.is_over:
+                return
             if not data:
                 raise NetworkFailed(f"{answer.source} ended the body at byte {at} of {stop}")
             if at + len(data) > stop:
@@ -180,7 +233,9 @@ class Download:
             if self._is_whole:
                 if not is_lead:
                     return
-            elif self._segments.should_yield(segment, self._job.positions()):
+            elif asked != (0, self._size) and self._segments.should_yield(
+                segment, self._job.positions()
+            ):
                 return
             self._check_pace(answer)
         if at == stop and await answer.has_more():
@@ -245,6 +300,7 @@ class Download:
         is_clean: bool,
         on_first: Callable[[int, Mapping[str, str]], None] | None = None,
     ) -> Answer:
+        self._claims.requests += 1
         return await self._http.send(
             Ask(
                 url,
@@ -254,6 +310,7 @@ class Download:
                 follow=Follow.ANYWHERE,
                 is_clean=is_clean,
                 on_first=on_first,
+                is_in_company=self._claims.ranges is not None,
             )
         )
 
@@ -276,8 +333,11 @@ class Download:
         if status < 400:
             check_metadata(self._job.want, status, headers, is_hub=self._is_hub)
 
-    def _begin(self, answer: Answer, asked: tuple[int, int]) -> int:
-        """At which byte of the file the body begins. Raises BadAnswer, SizeMismatch."""
+    def _begin(self, answer: Answer, asked: tuple[int, int]) -> None:
+        """Check that the answer brings what was asked for, or the whole file for a part of it.
+
+        Raises BadAnswer, SizeMismatch.
+        """
         answer.refuse_encoded()
         etag, target = answer.headers.get(hdrs.ETAG), self._target
         if target is not None and target.url == answer.url and target.etag != etag:
@@ -287,9 +347,8 @@ class Download:
             if asked == (0, self._size):
                 raise BadAnswer(f"{answer.source} sent a part of the whole that was asked for")
             check_content_range(answer.headers.get(hdrs.CONTENT_RANGE), *asked, self._size)
-            expected, start = asked[1] - asked[0], asked[0]
+            expected = asked[1] - asked[0]
         else:
-            expected, start = self._size, 0
+            expected = self._size
         if answer.length is not None and answer.length != expected:
             raise SizeMismatch(f"{self._job.want}: {answer.length} bytes, not {expected}")
-        return start

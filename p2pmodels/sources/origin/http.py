@@ -62,7 +62,8 @@ class Ask:
     """One request; `is_clean` tells that its URL was not reached through another host.
 
     `on_first` sees the first answer before a redirect is followed, and may raise: the hub's
-    metadata stand there.
+    metadata stand there. `is_in_company` when peers can give the same: then their word that the
+    origin wants to be left alone is heeded.
     """
 
     url: URL
@@ -73,6 +74,7 @@ class Ask:
     follow: Follow = Follow.NOT
     is_clean: bool = True
     on_first: Callable[[int, Mapping[str, str]], None] | None = None
+    is_in_company: bool = False
 
 
 class Answer:
@@ -258,7 +260,7 @@ class Http:
     async def _send_once(self, ask: Ask) -> aiohttp.ClientResponse:
         is_own = self._is_own(ask.url)
         if is_own:
-            self.limits.check(ask.group)
+            self.limits.check(ask.group, is_in_company=ask.is_in_company)
         options = self._options
         with _own_errors(ask.url):
             headers = {**ask.headers, **await self._authorization(ask)}

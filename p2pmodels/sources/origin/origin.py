@@ -31,6 +31,7 @@ from p2pmodels.errors import (
 )
 from p2pmodels.sources.origin.addresses import IsPublic, is_public
 from p2pmodels.sources.origin.answers import check_metadata, failure, refusal
+from p2pmodels.sources.origin.claims import Claims
 from p2pmodels.sources.origin.download import Download, Job
 from p2pmodels.sources.origin.http import Ask, Follow, Http
 from p2pmodels.sources.origin.hub_json import JSON_BYTES_LIMIT, parse_manifest
@@ -97,6 +98,14 @@ class Origin:
         """Seconds that this origin asked us to leave it alone."""
         return self._http.limits.wait_s
 
+    def files_wait_s(self, *, is_in_company: bool) -> float:
+        """Seconds until it may be asked for bytes; in company peers' word counts as well."""
+        return self._http.limits.rest_s(Group.FILES, is_in_company=is_in_company)
+
+    def defer(self, seconds: float) -> None:
+        """In company, hold back from asking for bytes: it told another machine to wait."""
+        self._http.limits.defer(seconds)
+
     async def manifest(
         self,
         repo: RepoId,
@@ -158,12 +167,15 @@ class Origin:
         on_bytes: Callable[[int], None] = lambda _count: None,
         *,
         is_patient: bool = True,
+        claims: Claims | None = None,
     ) -> None:
-        """Fetch every byte that has not landed, what readers need first.
+        """Fetch every byte that is claimed and has not landed, what readers need first.
+
+        Returns when the partial is full, also when others brought the rest.
 
         Raises SourceFailed, AccessRefused, NotFound, StoreFailed; what has landed stays.
         """
-        job = Job(want, partial, positions, token, on_bytes, is_patient)
+        job = Job(want, partial, positions, token, on_bytes, is_patient, claims or Claims())
         download = Download(self._file_url(want), job, self._http, self.options, self._clock)
         try:
             await download.run()

@@ -26,9 +26,10 @@ from p2pmodels.errors import (
     NotFound,
     Overloaded,
     P2PModelsError,
+    RateLimited,
     SourceFailed,
 )
-from p2pmodels.sources.origin.limits import RateLimited
+from p2pmodels.sources.origin.claims import Claims
 from p2pmodels.sources.origin.origin import NotMirrored, Origin, OriginOptions
 from p2pmodels.store.partials import Partial
 
@@ -49,6 +50,7 @@ class OriginState:
 
     url: str
     state: str
+    is_hub: bool
     error: P2PModelsError | None = None
 
 
@@ -126,7 +128,34 @@ class Origins:
 
     def states(self) -> list[OriginState]:
         """Every origin in its configured order."""
-        return [OriginState(r.origin.url, r.state, r.error) for r in self._ranked]
+        return [
+            OriginState(r.origin.url, r.state, r.origin.is_hub, r.error) for r in self._ranked
+        ]
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds until the first usable origin may be asked for claims again; 0 when one may."""
+        return self._wait_s(is_in_company=True)
+
+    @property
+    def told_wait_s(self) -> float:
+        """The same without what `defer` was told: no hearsay, so it is safe to tell peers."""
+        return self._wait_s(is_in_company=False)
+
+    def _wait_s(self, *, is_in_company: bool) -> float:
+        usable = [r.origin for r in self._ranked if not r.is_down]
+        usable = usable or [r.origin for r in self._ranked]
+        waits = (origin.files_wait_s(is_in_company=is_in_company) for origin in usable)
+        return min(waits, default=0.0)
+
+    def defer(self, seconds: float) -> None:
+        """Ask the hubs for no claims: one told a peer, which may have our address, to wait so long.
+
+        Peers may lie: this is bounded (see `limits`), and fills without claims do not heed it.
+        """
+        for ranked in self._ranked:
+            if ranked.origin.is_hub:
+                ranked.origin.defer(seconds)
 
     async def manifest(
         self,
@@ -169,9 +198,12 @@ class Origins:
         *,
         use_operator_token: bool = False,
         on_bytes: CountBytes = lambda _kind, _count: None,
+        claims: Claims | None = None,
     ) -> None:
         """Fill the partial from the first origins that can; what has landed is kept throughout.
 
+        With `claims` only their bytes are asked for, and it waits for more of them until the
+        partial is full, whoever filled it.
         `on_bytes` gets "origin" or "mirror" and a number. Raises AccessRefused, NotFound,
         SourceFailed, StoreFailed; Overloaded when origins only ask us to wait.
         """
@@ -183,7 +215,9 @@ class Origins:
             def count(amount: int) -> None:
                 on_bytes(kind, amount)
 
-            await origin.fill(want, partial, positions, chosen, count, is_patient=is_patient)
+            await origin.fill(
+                want, partial, positions, chosen, count, is_patient=is_patient, claims=claims
+            )
 
         try:
             await self._first(ask, str(want), hubs_only=False)

@@ -11,8 +11,13 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from p2pmodels.clock import Clock
-from p2pmodels.errors import AddressRefused, IntegrityFailed, SourceFailed, SourceTimedOut
-from p2pmodels.sources.origin.limits import RateLimited
+from p2pmodels.errors import (
+    AddressRefused,
+    IntegrityFailed,
+    RateLimited,
+    SourceFailed,
+    SourceTimedOut,
+)
 
 T = TypeVar("T")
 

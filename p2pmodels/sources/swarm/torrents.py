@@ -16,23 +16,18 @@ characters below "/": what is in the folder `a` stands before the file `a.txt`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from p2pmodels.core.digests import Sha256
 from p2pmodels.core.manifest import FILE_SIZE_LIMIT, FILES_LIMIT, FileEntry, Manifest
+from p2pmodels.core.merkle import SHA1_BYTES, SHA256_BYTES, FileHashes, layer_root
 from p2pmodels.core.names import Commit, FilePath
 from p2pmodels.core.pieces import piece_length
 from p2pmodels.core.torrent import TORRENT_BYTES_LIMIT, Torrent, TorrentFile, TorrentName
 from p2pmodels.errors import NameRefused, ProtocolError
 from p2pmodels.sources.swarm.bencode import Bencoded, decode, encode
-from p2pmodels.sources.swarm.hashing import (
-    SHA1_BYTES,
-    SHA256_BYTES,
-    HashedFile,
-    hash_file,
-    layer_root,
-)
+from p2pmodels.sources.swarm.hashing import HashedFile, from_kept, hash_file
 
 PIECES_LIMIT = 262_144  # pieces of one torrent; 4 TiB in pieces of 16 MiB
 PAD_FOLDER = ".pad"  # the folder of pad files in a v1 list (BEP 47)
@@ -44,19 +39,27 @@ def tree_order(path: FilePath) -> tuple[bytes, ...]:
     return tuple(segment.encode() for segment in path.segments)
 
 
-def make_torrent(name: TorrentName, files: Sequence[tuple[FilePath, int, Path]]) -> Torrent:
-    """Hash the files and make their torrent. Blocks: call it in a lane.
+def make_torrent(
+    name: TorrentName,
+    files: Sequence[tuple[FilePath, int, Path]],
+    kept: Mapping[FilePath, FileHashes] | None = None,
+) -> Torrent:
+    """Make the torrent of these files. Blocks: call it in a lane.
 
-    Raises ProtocolError when there is nothing to share or too much, SizeMismatch when a file is
-    not as long as told, StoreDamaged when it cannot be read.
+    Files whose hashes were `kept` since they landed are not read: all of a blob torrent, and those
+    of a snapshot whose own piece length is the snapshot's, or which were hashed for it as well.
+    The others are read once. Raises ProtocolError when there is nothing to share or too much,
+    SizeMismatch when a file is not as long as told, StoreDamaged when it cannot be read.
     """
     ordered = sorted(files, key=lambda file: tree_order(file[0]))
     length = _piece_length_of(name, [TorrentFile(path, size) for path, size, _ in ordered])
     last = max(index for index, (_, size, _) in enumerate(ordered) if size)
-    hashed = [
-        hash_file(path, size, where, length, is_padded=index != last)
-        for index, (path, size, where) in enumerate(ordered)
-    ]
+    hashed = []
+    for index, (path, size, where) in enumerate(ordered):
+        hashes = (kept or {}).get(path)
+        is_padded = index != last
+        found = from_kept(path, hashes, length, is_padded=is_padded) if hashes else None
+        hashed.append(found or hash_file(path, size, where, length, is_padded=is_padded))
     return _torrent(name, length, hashed, b"".join(file.pieces for file in hashed))
 
 

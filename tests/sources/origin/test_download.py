@@ -19,10 +19,10 @@ from p2pmodels.errors import (
     DiskFull,
     EntryNotFound,
     NetworkFailed,
+    RateLimited,
     SourceFailed,
     SourceTimedOut,
 )
-from p2pmodels.sources.origin.limits import RateLimited
 from p2pmodels.sources.origin.origin import NotMirrored, Origin
 from p2pmodels.sources.origin.retry import BadAnswer
 from p2pmodels.store.partials import Partial

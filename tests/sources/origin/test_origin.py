@@ -23,6 +23,7 @@ from p2pmodels.errors import (
     ManifestFailed,
     NetworkFailed,
     P2PModelsError,
+    RateLimited,
     RepoNotFound,
     RevisionNotFound,
     SizeMismatch,
@@ -30,7 +31,6 @@ from p2pmodels.errors import (
     SourceTimedOut,
     UsageError,
 )
-from p2pmodels.sources.origin.limits import RateLimited
 from p2pmodels.sources.origin.origin import Origin
 from p2pmodels.sources.origin.retry import BadAnswer
 from tests.sources.origin.world import (

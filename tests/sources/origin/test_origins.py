@@ -22,9 +22,9 @@ from p2pmodels.errors import (
     NoSource,
     NotFound,
     Overloaded,
+    RateLimited,
     SourceFailed,
 )
-from p2pmodels.sources.origin.limits import RateLimited
 from p2pmodels.sources.origin.options import OriginOptions
 from p2pmodels.sources.origin.origins import PROBE_EVERY_S, Origins
 from p2pmodels.supervision import Tasks

@@ -1,0 +1,515 @@
+"""One blob in the room: who wants it, who has which pieces, who takes what from the origin.
+
+Sans-io: frames, landed pieces and times go in, actions come out. The same code runs in the daemon
+(`transfer/exchange.py`) and in the simulation of hundreds of machines.
+
+1. Alone, a machine takes everything from the origin as fast as it can (`claims` is None). As soon
+   as somebody else wants the blob or has some of it, it takes only its leases.
+2. Nobody decides for others: a lease is announced when it begins, `have` as pieces land.
+3. Nothing a peer says is believed further than `testimony.py` allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from p2pmodels.core.digests import Digest
+from p2pmodels.core.leases import Leases
+from p2pmodels.core.members import Members
+from p2pmodels.core.peer import PeerId
+from p2pmodels.core.picker import (
+    Ask,
+    Lease,
+    Member,
+    Pull,
+    Situation,
+    is_live,
+    pick_leases,
+    pick_pulls,
+    pick_sick,
+    wins,
+)
+from p2pmodels.core.pieces import RangeSet, piece_length
+from p2pmodels.core.testimony import Testimony
+from p2pmodels.core.wire import Busy, Frame, Have, LeaseState, Run, Unwant, Want
+from p2pmodels.core.wire import Lease as LeaseFrame
+
+ANSWER_S = 0.15  # seconds that peers have to say what they know, before the origin is asked
+HAVE_EVERY_S = 0.05  # seconds between two `have` of a blob: a frame a piece would drown a room
+HAVE_PIECES = 512  # pieces of one `have`: 16 KiB of roots
+LOOK_EVERY_S = 0.1  # seconds between looks at who stands still, in company
+LOOK_ALONE_S = 1.0
+AUDIT_SPREAD_S = 2.0  # seconds over which a room spreads its search for a liar
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """Send a frame to one peer."""
+
+    peer: PeerId
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Begin a pull; report by its number."""
+
+    pull: Pull
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End a pull: it is of no use any more."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Pieces that landed are wrong or may be: drop them."""
+
+    pieces: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Ban:
+    """This peer lied: no word and no byte from it while this daemon runs."""
+
+    peer: PeerId
+    reason: str
+
+
+Action = Say | Start | Stop | Reject | Ban
+
+
+class Board:
+    """States: alone, in company; it is done when every piece has landed."""
+
+    def __init__(self, own: PeerId, blob: Digest, size: int, now: float, random: Random) -> None:
+        self.own, self.blob, self.size = own, blob, size
+        self.length = piece_length(size)
+        self.pieces = -(-size // self.length)
+        self.ours = bytearray(self.pieces)
+        self.members = Members(self.pieces)
+        self.leases = Leases(size)
+        self.pulls: dict[int, Pull] = {}
+        self.testimony = Testimony(self.pieces)
+        self.is_alone = False
+        self._random = random
+        self._began = now
+        self._origin_until = now
+        self._awaited: dict[PeerId, float] = {}
+        self._shown_since: dict[int, float] = {}
+        self._readers: tuple[int, ...] = ()
+        self._roots: dict[int, bytes] = {}
+        self._vouched = bytearray(self.pieces)
+        self._fresh: list[int] = []
+        self._said_at = now
+        self._number = 0
+        self._audits: set[int] = set()
+        self._audit_at: float | None = None
+        self._actions: list[Action] = []
+
+    # what is known
+
+    @property
+    def is_full(self) -> bool:
+        return self.ours.find(0) < 0
+
+    @property
+    def is_searching(self) -> bool:
+        """Whether it is being found out who gave wrong bytes."""
+        return bool(self._audits) or self._audit_at is not None
+
+    def claims(self) -> RangeSet | None:
+        """The bytes to take from the origin now; None for all that are missing."""
+        if self.is_alone and not self._audits:
+            return None
+        claims = RangeSet()
+        for lease in self.leases.of(self.own):
+            for piece in range(lease.start, lease.stop):
+                if lease.is_takeover or not self.members.holders[piece]:
+                    claims.add(*self._bytes(piece, piece + 1))
+        for piece in self._audits:
+            claims.add(*self._bytes(piece, piece + 1))
+        return claims
+
+    def can_others_help(self, now: float) -> bool:
+        """Whether somebody has, or is about to get, something that we lack."""
+        if any(member.is_usable and self._gives(member) for member in self.members):
+            return True
+        situation = self._situation(now)
+        return any(lease.holder != self.own and is_live(situation, lease) for lease in self.leases)
+
+    def answer(self) -> list[Frame]:
+        """What a peer that wants the blob is told: what we have, and our leases."""
+        frames: list[Frame] = [*self._haves(list(self._roots))]
+        if not frames:
+            frames.append(Have(self.blob, self.size, True, (), ()))
+        frames.extend(self._frame(lease) for lease in self.leases.of(self.own))
+        return frames
+
+    # what peers say
+
+    def asked(self, peer: PeerId, now: float) -> Want:
+        """The frame by which a peer is asked what it knows; its answer is awaited for a moment."""
+        self._awaited[peer] = now + ANSWER_S
+        return Want(self.blob, self.size)
+
+    def heard(self, peer: PeerId, frame: Frame, now: float) -> None:
+        """A frame about this blob, or a `busy`."""
+        if peer in self.members.banned:
+            return
+        self.members.heard(peer, now)
+        match frame:
+            case Want():
+                self.members.add(peer).is_wanting = True
+                self._actions.extend(Say(peer, answer) for answer in self.answer())
+            case Have():
+                self._has(peer, frame, now)
+            case Unwant():
+                self._unwants(peer, now)
+            case LeaseFrame():
+                self._begins(peer, frame, now)
+            case Busy():
+                self.members.is_busy(peer, frame.uploads, frame.origin_wait_ms / 1000, now)
+            case _:
+                pass
+
+    def left(self, peer: PeerId, now: float) -> None:
+        """Its link has ended: what it had and held is gone."""
+        self._awaited.pop(peer, None)
+        self.leases.free(peer, 0, self.pieces, now)
+        for pull in [pull for pull in self.pulls.values() if pull.peer == peer]:
+            self._drop(pull)
+            self._actions.append(Stop(pull.number))
+        self.members.remove(peer)
+
+    def _has(self, peer: PeerId, have: Have, now: float) -> None:
+        self._awaited.pop(peer, None)
+        is_of_use = have.runs or have.is_wanting or self.members.get(peer)
+        if have.size != self.size or not is_of_use:
+            return
+        member = self.members.add(peer)
+        member.is_wanting = have.is_wanting
+        roots = iter(have.roots)
+        for run in have.runs:
+            said = dict(zip(range(run.start, run.stop), roots, strict=False))
+            for piece, root in said.items():
+                if self.testimony.hear(peer, piece, root, is_vouched=run.is_vouched):
+                    self._ban(peer, f"a wrong root of piece {piece}", now)
+                    return
+            believed = [
+                piece
+                for piece in range(run.start, run.stop)
+                if piece not in said or self.testimony.check(piece, said[piece])
+            ]
+            for piece in self.members.shows(member, believed):
+                self._shown_since[piece] = now
+            self.leases.progress(peer, run.start, run.stop, now)
+        self.leases.end(self._is_done)
+
+    def _unwants(self, peer: PeerId, now: float) -> None:
+        member = self.members.get(peer)
+        if member is not None:
+            member.is_wanting = False
+            self.leases.free(peer, 0, self.pieces, now)
+
+    def _begins(self, peer: PeerId, frame: LeaseFrame, now: float) -> None:
+        start, stop = frame.start, min(frame.stop, self.pieces)
+        if start >= stop:
+            return
+        if frame.state is LeaseState.FREE:
+            self.leases.free(peer, start, stop, now)
+            return
+        self.members.add(peer).is_wanting = True
+        is_taken = frame.state is LeaseState.TAKEN
+        for lease in self.leases.of(self.own):
+            if lease.stop <= start or stop <= lease.start:
+                continue
+            number = self.leases.number(start)
+            is_equal = lease.is_takeover and not lease.landed
+            if (is_equal or not is_taken) and wins(self.blob, number, self.own, peer):
+                self._actions.append(Say(peer, self._frame(lease)))
+                return
+            self.leases.cut(lease, start, stop)
+        if is_taken:
+            self.leases.take_over(peer, start, stop, now)
+        else:
+            self.leases.add(peer, start, stop, now)
+
+    # what happens here
+
+    def reads(self, positions: Iterable[int]) -> None:
+        """Where readers stand, in bytes."""
+        found = {
+            self.ours.find(0, min(self.pieces, position // self.length)) for position in positions
+        }
+        self._readers = tuple(sorted(piece for piece in found if piece >= 0))
+
+    def accepts(self, piece: int, root: bytes, giver: PeerId, now: float) -> bool:
+        """Whether bytes that a peer gave may be taken in; a liar is banned at once."""
+        if not self.testimony.is_what_it_said(giver, piece, root):
+            self._ban(giver, f"other bytes than it announced of piece {piece}", now)
+            return False
+        if self.testimony.check(piece, root):
+            return True
+        # It may have been deceived itself: it is not asked for this piece again.
+        self.members.lacks(giver, range(piece, piece + 1))
+        return False
+
+    def landed(
+        self, piece: int, root: bytes, now: float, *, giver: PeerId | None, is_vouched: bool
+    ) -> None:
+        """A piece is here: from a peer, or from the origin (a hub vouches, a mirror does not)."""
+        self._roots[piece] = root
+        if giver is not None:
+            self.testimony.given(giver, piece)
+        elif is_vouched:
+            self._vouched[piece] = 1
+            self._audits.discard(piece)
+            for liar in self.testimony.settle(piece, root):
+                self._ban(liar, f"a wrong piece {piece}", now)
+        if not self.ours[piece]:
+            self.ours[piece] = 1
+            self._fresh.append(piece)
+            self.leases.progress(self.own, piece, piece + 1, now)
+            self.leases.end(self._is_done)
+        self._shown_since.pop(piece, None)
+
+    def forget(self, pieces: Iterable[int]) -> None:
+        """These pieces are gone from our disk again."""
+        for piece in pieces:
+            self.ours[piece] = self._vouched[piece] = 0
+            self._roots.pop(piece, None)
+
+    def digest_failed(self, now: float) -> bool:
+        """The whole file is wrong: a piece of each source will be taken from the origin.
+
+        In company a little later, at random: what one machine finds out the others hear of.
+        Returns False when every piece is vouched for or nothing is known of where it came from.
+        """
+        if not self.testimony.witnesses(self._here(), self._random):
+            return False
+        spread = AUDIT_SPREAD_S if self.members.wanting() else 0.0
+        self._audit_at = now + self._random.random() * spread
+        return True
+
+    def _audit(self) -> None:
+        """Take one piece of each source from the origin; who lied shows then."""
+        self._audit_at = None
+        if self.is_full:
+            chosen = self.testimony.witnesses(self._here(), self._random)
+            self._audits |= chosen
+            self._reject(chosen)
+
+    def _here(self) -> list[int]:
+        return [piece for piece, is_here in enumerate(self.ours) if is_here]
+
+    def pull_progressed(self, number: int, received: int, piece: int, now: float) -> None:
+        """Bytes of a pull came; `piece` is the first that is not here."""
+        pull = self.pulls.get(number)
+        if pull is not None:
+            pull.received += received
+            pull.at = max(pull.at, piece)
+            pull.progressed = now
+
+    def pull_ended(self, number: int, now: float) -> None:
+        """A pull has brought all that was asked."""
+        pull = self.pulls.get(number)
+        if pull is not None:
+            self._drop(pull)
+            self.members.gave(pull, now)
+
+    def pull_failed(self, number: int, now: float) -> None:
+        """A pull broke off."""
+        pull = self.pulls.get(number)
+        if pull is not None:
+            self._drop(pull)
+            self.members.strike(pull.peer, now)
+
+    def pull_refused(self, number: int, now: float, pause_s: float) -> None:
+        """The holder has no slot free; it asked to be left alone for so long."""
+        pull = self.pulls.get(number)
+        if pull is not None:
+            self._drop(pull)
+            member = self.members.get(pull.peer)
+            if member is not None:
+                member.paused_until = max(member.paused_until, now + pause_s)
+
+    def pull_missing(self, number: int) -> None:
+        """The holder has it no longer."""
+        pull = self.pulls.get(number)
+        if pull is not None:
+            self._drop(pull)
+            self.members.lacks(pull.peer, range(pull.start, pull.stop))
+
+    def origin_fails(self, wait_s: float, now: float) -> None:
+        """The origin gives us nothing for so long: others may get it, so our leases are theirs."""
+        self._origin_until = max(self._origin_until, now + wait_s)
+        for lease in self.leases.free(self.own, 0, self.pieces, now):
+            self._tell(LeaseFrame(self.blob, lease.start, lease.stop, LeaseState.FREE))
+
+    # what to do
+
+    def step(self, now: float, under_way: Sequence[tuple[int, int]] = ()) -> list[Action]:
+        """What follows from all that was told; `under_way` as `Claims.under_way` says."""
+        self.members.look(now)
+        self._look_for_company(now, under_way)
+        situation = self._situation(now)
+        for pull in pick_sick(situation):
+            pull.is_sick = True
+            self.members.strike(pull.peer, now)
+        for ask in pick_pulls(situation, self._random):
+            self._start(ask, now)
+        if not self.is_alone and not self._is_gathering(now):
+            for take in pick_leases(situation):
+                begin = self.leases.take_over if take.is_takeover else self.leases.add
+                self._tell(self._frame(begin(self.own, take.start, take.stop, now)))
+        self._settle_doubts()
+        if self._audit_at is not None and now >= self._audit_at:
+            self._audit()
+        self._tell_fresh(now)
+        actions, self._actions = self._actions, []
+        return actions
+
+    def next_look(self, now: float) -> float:
+        """When `step` should be called at the latest, if nothing happens before."""
+        times = [until for until in self._awaited.values() if until > now]
+        times.append(now + (LOOK_ALONE_S if self.is_alone else LOOK_EVERY_S))
+        if self._fresh:
+            times.append(max(now, self._said_at + HAVE_EVERY_S))
+        return min(times)
+
+    def _look_for_company(self, now: float, under_way: Sequence[tuple[int, int]]) -> None:
+        """Alone or not? What is under way when company comes becomes our first leases."""
+        has_company = any(
+            member.is_usable and (member.is_wanting or self._gives(member))
+            for member in self.members
+        )
+        if has_company and self.is_alone:
+            for at, stop in under_way:
+                first = at // self.length
+                end = (self.leases.number(first) + 1) * self.leases.step
+                last = min(-(-stop // self.length), end, self.pieces)
+                if first < last:
+                    self._tell(self._frame(self.leases.add(self.own, first, last, now)))
+        elif not has_company and not self.is_alone:
+            self.leases.free(self.own, 0, self.pieces, now)
+        self.is_alone = not has_company and not self._is_gathering(now)
+
+    def _is_gathering(self, now: float) -> bool:
+        """Whether peers that were asked may still answer."""
+        return any(now < until for until in self._awaited.values())
+
+    def _situation(self, now: float) -> Situation:
+        origin_until = now + self.members.origin_wait_s(now)
+        return Situation(
+            now=now,
+            own=self.own,
+            blob=self.blob,
+            size=self.size,
+            ours=self.ours,
+            members=self.members.by_id,
+            holders=self.members.holders,
+            leases=self.leases.all,
+            pulls=list(self.pulls.values()),
+            readers=self._readers,
+            began=self._began,
+            free_since=self.leases.free_since,
+            shown_since=self._shown_since,
+            pace=self.leases.pace,
+            peak=self.leases.peak,
+            can_ask_origin=now >= max(origin_until, self._origin_until),
+            closed=self.testimony.in_doubt | self._audits,
+        )
+
+    def _start(self, ask: Ask, now: float) -> None:
+        self._number += 1
+        pull = Pull(self._number, ask.peer, ask.start, ask.stop, now, now, ask.start)
+        self.pulls[pull.number] = pull
+        self.members.add(ask.peer).pulls += 1
+        self._actions.append(Start(pull))
+
+    def _drop(self, pull: Pull) -> None:
+        del self.pulls[pull.number]
+        member = self.members.get(pull.peer)
+        if member is not None:
+            member.pulls -= 1
+
+    def _settle_doubts(self) -> None:
+        """One piece in doubt is enough to find a liar; the others wait for that."""
+        if not self._audits and self.testimony.in_doubt:
+            piece = min(self.testimony.in_doubt)
+            self._audits.add(piece)
+            if self.ours[piece]:
+                self._reject([piece])
+
+    def _ban(self, peer: PeerId, reason: str, now: float) -> None:
+        if peer in self.members.banned:
+            return
+        self._actions.append(Ban(peer, reason))
+        self.left(peer, now)
+        self.members.ban(peer)
+        void = self.testimony.disown(peer)
+        self._reject(piece for piece in void if self.ours[piece] and not self._vouched[piece])
+
+    def _reject(self, pieces: Iterable[int]) -> None:
+        gone = frozenset(pieces)
+        if gone:
+            self.forget(gone)
+            self._actions.append(Reject(gone))
+
+    # words
+
+    def _tell(self, frame: Frame) -> None:
+        """Say it to everybody who wants the blob."""
+        self._actions.extend(Say(peer, frame) for peer in self.members.wanting())
+
+    def _tell_fresh(self, now: float) -> None:
+        """Tell everybody who wants the blob of the pieces that are new here and that it lacks."""
+        if not self._fresh or (now - self._said_at < HAVE_EVERY_S and not self.is_full):
+            return
+        for peer in self.members.wanting():
+            has = self.members.add(peer).has
+            for have in self._haves(piece for piece in self._fresh if not has[piece]):
+                self._actions.append(Say(peer, have))
+        self._fresh = []
+        self._said_at = now
+        if self.is_full:
+            self._tell(Unwant(self.blob))
+
+    def _haves(self, pieces: Iterable[int]) -> list[Have]:
+        """These pieces as frames, with their roots."""
+        here = sorted({piece for piece in pieces if piece in self._roots})
+        frames = []
+        for at in range(0, len(here), HAVE_PIECES):
+            part = here[at : at + HAVE_PIECES]
+            runs: list[Run] = []
+            for piece in part:
+                vouched = bool(self._vouched[piece])
+                if runs and runs[-1].stop == piece and runs[-1].is_vouched is vouched:
+                    runs[-1] = Run(runs[-1].start, piece + 1, vouched)
+                else:
+                    runs.append(Run(piece, piece + 1, vouched))
+            roots = tuple(self._roots[piece] for piece in part)
+            frames.append(Have(self.blob, self.size, True, tuple(runs), roots))
+        return frames
+
+    def _frame(self, lease: Lease) -> LeaseFrame:
+        state = LeaseState.TAKEN if lease.is_takeover else LeaseState.HELD
+        return LeaseFrame(self.blob, lease.start, lease.stop, state)
+
+    def _bytes(self, start: int, stop: int) -> tuple[int, int]:
+        return start * self.length, min(self.size, stop * self.length)
+
+    def _gives(self, member: Member) -> bool:
+        return self.members.gives(member, self.ours)
+
+    def _is_done(self, lease: Lease) -> bool:
+        if lease.holder == self.own:
+            return self.ours.find(0, lease.start, lease.stop) < 0
+        member = self.members.get(lease.holder)
+        return member is None or member.has.find(0, lease.start, lease.stop) < 0

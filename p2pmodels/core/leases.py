@@ -1,0 +1,99 @@
+"""The leases of one blob: who takes which pieces from the origin, and at what pace.
+
+A lease ends when its pieces have landed, when its holder gives it back or goes, or when another
+takes it over. `pace` is what the room measures: seconds between two pieces of one lease; `peak`
+is how many pieces a second all leases together brought when the room was busiest.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from p2pmodels.core.peer import PeerId
+from p2pmodels.core.picker import Lease, lease_pieces
+
+PACE_WEIGHT = 0.2  # share of the newest piece in the room's pace
+PEAK_WINDOW_S = 1.0  # seconds over which the peak is taken
+PEAK_KEPT = 0.995  # of the peak that is left with each piece: an origin may become slower
+PACE_LIMIT_S = 10.0  # seconds; a longer wait for a piece is an outage, not a pace
+
+
+class Leases:
+    """`free_since` says for each lease that was given back or lost, when that was."""
+
+    def __init__(self, size: int) -> None:
+        self.all: list[Lease] = []
+        self.free_since: dict[int, float] = {}
+        self.pace = 0.0
+        self.peak = 0.0
+        self._landed: deque[tuple[float, int]] = deque()
+        self.step = lease_pieces(size)
+
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(self.all)
+
+    def of(self, peer: PeerId) -> list[Lease]:
+        """The leases that a machine holds."""
+        return [lease for lease in self.all if lease.holder == peer]
+
+    def number(self, piece: int) -> int:
+        """The number of the lease that a piece belongs to, as rendezvous hashing counts them."""
+        return piece // self.step
+
+    def add(self, holder: PeerId, start: int, stop: int, now: float) -> Lease:
+        """A machine begins pieces start … stop-1."""
+        lease = Lease(holder, start, stop, now, now)
+        self.all.append(lease)
+        return lease
+
+    def take_over(self, holder: PeerId, start: int, stop: int, now: float) -> Lease:
+        """The same, and who held any of it holds it no longer."""
+        for lease in [lease for lease in self.all if lease.holder != holder]:
+            self.cut(lease, start, stop)
+        lease = self.add(holder, start, stop, now)
+        lease.is_takeover = True
+        return lease
+
+    def cut(self, lease: Lease, start: int, stop: int) -> None:
+        """Its holder loses pieces start … stop-1 of it."""
+        if lease.stop <= start or stop <= lease.start:
+            return
+        self.all.remove(lease)
+        for left, right in ((lease.start, start), (stop, lease.stop)):
+            if left < right:
+                self.all.append(replace(lease, start=left, stop=right))
+
+    def free(self, peer: PeerId, start: int, stop: int, now: float) -> list[Lease]:
+        """Its leases there are given back; returns them as they were."""
+        freed = [lease for lease in self.of(peer) if lease.start < stop and start < lease.stop]
+        for lease in freed:
+            self.cut(lease, start, stop)
+            for number in range(self.number(lease.start), self.number(lease.stop - 1) + 1):
+                self.free_since[number] = now
+        return freed
+
+    def progress(self, holder: PeerId, start: int, stop: int, now: float) -> None:
+        """Pieces start … stop-1 have landed at a machine: its leases come on by them."""
+        for lease in self.of(holder):
+            count = min(stop, lease.stop) - max(start, lease.start)
+            if count <= 0:
+                continue
+            if lease.landed:  # not the first piece: origins are slow to begin
+                took = min(PACE_LIMIT_S, (now - lease.progressed) / count)
+                self.pace += (took - self.pace) * (PACE_WEIGHT if self.pace else 1.0)
+            lease.progressed = now
+            lease.landed += count
+            self._note(count, now)
+
+    def _note(self, count: int, now: float) -> None:
+        self._landed.append((now, count))
+        while now - self._landed[0][0] > PEAK_WINDOW_S:
+            self._landed.popleft()
+        rate = sum(number for _, number in self._landed) / PEAK_WINDOW_S
+        self.peak = max(rate, self.peak * PEAK_KEPT)
+
+    def end(self, is_done: Callable[[Lease], bool]) -> None:
+        """Leases whose pieces are all there are over."""
+        self.all = [lease for lease in self.all if not is_done(lease)]

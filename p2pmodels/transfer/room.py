@@ -1,0 +1,389 @@
+"""One running fetch in the LAN exchange: its board, its origin connections and its pulls.
+
+1. The board decides, this carries out: frames to the links, claims to the origin's download, pulls
+   to the range client. It looks at most every STEP_EVERY_S.
+2. Bytes of peers land piece by piece, each only when its root is what was said of it.
+3. The origin may fail or ask us to wait while others can help; when nobody can, its error ends the
+   fetch. A refusal (401, 403, 404) ends it at once.
+4. Until the repo is proven public nothing we have is announced, and nobody is given any of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
+
+from p2pmodels.clock import Clock
+from p2pmodels.core.board import Action, Ban, Board, Reject, Say, Start, Stop
+from p2pmodels.core.merkle import PieceHasher
+from p2pmodels.core.peer import PeerId
+from p2pmodels.core.picker import Pull
+from p2pmodels.core.wire import Frame, Have
+from p2pmodels.errors import (
+    LanFailed,
+    Overloaded,
+    P2PModelsError,
+    PeerMisbehaved,
+    SourceFailed,
+    StoreFailed,
+)
+from p2pmodels.metrics import RECEIVED_BYTES
+from p2pmodels.sources.lan.link import Linked
+from p2pmodels.sources.lan.links import Links
+from p2pmodels.sources.lan.range_connection import HolderBusy, NotHeld
+from p2pmodels.sources.lan.ranges import Endpoint, RangeClient
+from p2pmodels.sources.origin.claims import Claims
+from p2pmodels.store.partials import Partial
+from p2pmodels.supervision import Tasks
+from p2pmodels.transfer.fetch import Fetch
+from p2pmodels.transfer.flows import SELF, Flows
+
+log = logging.getLogger(__name__)
+
+STEP_EVERY_S = 0.02  # seconds between two looks at a board; what comes meanwhile is seen together
+STEP_YOUNG_S = 0.003  # the same while a fetch begins: a client waits for its first byte
+YOUNG_S = 0.5  # seconds for which that is so
+ORIGIN_PAUSE_S = 5.0  # seconds after a failure of the origin before we ask it again, others may
+ENDED = -1  # stands for the number of a piece: the pull is over
+STARVE_S = 10.0  # seconds without a piece, the origin failing, after which the fetch has failed
+
+
+class FillFromOrigin(Protocol):
+    """Fills a fetch's partial from the origins, within claims."""
+
+    def __call__(self, fetch: Fetch, claims: Claims) -> Awaitable[None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RoomParts:
+    """What all rooms of a daemon share."""
+
+    own: PeerId
+    links: Links
+    pulls: RangeClient
+    flows: Flows
+    clock: Clock
+    is_public: Callable[[Fetch], bool]
+
+
+class Room:
+    """Entered: known to the links, and the pulls end with it. `fill` fills the partial."""
+
+    def __init__(self, fetch: Fetch, partial: Partial, parts: RoomParts) -> None:
+        self.fetch, self.partial = fetch, partial
+        self._parts, self._clock = parts, parts.clock
+        self._random = random.Random()  # noqa: S311  choice among equals, no secret
+        self.board = Board(
+            parts.own,
+            fetch.want.entry.digest,
+            fetch.want.entry.size,
+            parts.clock.monotonic(),
+            self._random,
+        )
+        self.claims = Claims(self.board.claims())
+        self._peers: dict[PeerId, Linked] = {}
+        self._givers: dict[int, PeerId] = {}
+        self._came: deque[tuple[int, int]] = deque()
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._tasks = Tasks()
+        self._wake = asyncio.Event()
+        self._was_public = False
+        self._failure: P2PModelsError | None = None
+        self._origin_error: P2PModelsError | None = None
+        self._looked_at = parts.clock.monotonic() - STEP_EVERY_S
+        self._began = self._landed_at = parts.clock.monotonic()
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        self.partial.on_piece = self._hashed
+        for index in list(self.partial.pieces.landed):
+            self._hashed(index)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.partial.on_piece = lambda _index: None
+        await self._tasks.__aexit__()
+
+    # the links
+
+    def meets(self, peer: Linked) -> None:
+        """There is a link with this peer: it is asked what it knows."""
+        self._peers[peer.id] = peer
+        self._send(peer.id, self.board.asked(peer.id, self._clock.monotonic()))
+        self._wake.set()
+
+    def heard(self, peer: PeerId, frame: Frame) -> None:
+        """A peer says something about this blob, or about its load."""
+        self.board.heard(peer, frame, self._clock.monotonic())
+        self._wake.set()
+
+    def left(self, peer: PeerId) -> None:
+        """The link with this peer has ended."""
+        self._peers.pop(peer, None)
+        self.board.left(peer, self._clock.monotonic())
+        self._wake.set()
+
+    def _send(self, peer: PeerId, frame: Frame) -> None:
+        if isinstance(frame, Have) and frame.runs and not self._was_public:
+            frame = replace(frame, runs=(), roots=())
+        self._parts.links.send(peer, frame)
+
+    # filling
+
+    async def fill(self, from_origin: FillFromOrigin) -> None:
+        """Return when every piece has landed and none is in doubt.
+
+        Raises AccessRefused, NotFound, SourceFailed, Overloaded, StoreFailed.
+        """
+        async with Tasks() as tasks:
+            tasks.start(self._ask_origin(from_origin), f"origin for {self.fetch.want}")
+            tasks.start(self._hash_along(), f"hashes of {self.fetch.want}")
+            while not self._is_done():
+                await self._land_what_came()
+                self._look()
+                self._raise_if_over()
+                await self._pause()
+            self._look()  # the last pieces are told
+
+    def _is_done(self) -> bool:
+        return self.partial.is_full and self.board.is_full and not self.board.is_searching
+
+    def _look(self) -> None:
+        """One step of the board, and what it wants done."""
+        board, now = self.board, self._clock.monotonic()
+        self._announce_when_public()
+        board.reads(self.fetch.positions())
+        for action in board.step(now, self.claims.under_way()):
+            self._act(action)
+        claims = board.claims()
+        if claims != self.claims.ranges:
+            self.claims.set(claims)
+
+    def _announce_when_public(self) -> None:
+        if not self._was_public and self._parts.is_public(self.fetch):
+            self._was_public = True
+            for peer in self.board.members.wanting():
+                for frame in self.board.answer():
+                    self._send(peer, frame)
+
+    async def _pause(self) -> None:
+        """Wait for news, or until the board wants to look again; but never look too often."""
+        clock = self._clock
+        until = self.board.next_look(clock.monotonic())
+        try:
+            async with asyncio.timeout(max(0.0, until - clock.monotonic())):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        is_young = clock.monotonic() - self._began < YOUNG_S
+        step_s = STEP_YOUNG_S if is_young else STEP_EVERY_S
+        await clock.sleep(max(0.0, self._looked_at + step_s - clock.monotonic()))
+        self._looked_at = clock.monotonic()
+        self._wake.clear()
+
+    async def _hash_along(self) -> None:
+        """Keep the hashes close behind what lands, so that the end costs no second read."""
+        partial = self.partial
+        try:
+            while True:
+                await partial.hash_on()
+                async with partial.changed:
+                    await partial.changed.wait()
+        except P2PModelsError as error:
+            self._fail(error)
+
+    def _fail(self, error: P2PModelsError) -> None:
+        self._failure = error
+        self._wake.set()
+
+    def _act(self, action: Action) -> None:
+        match action:
+            case Say(peer, frame):
+                self._send(peer, frame)
+            case Start(pull):
+                task = self._tasks.start(self._pull(pull), f"pull of {self.fetch.want}")
+                self._running[pull.number] = task
+            case Stop(number):
+                running = self._running.get(number)
+                if running is not None:
+                    running.cancel()
+            case Reject(pieces):
+                self._reject(pieces)
+            case Ban(peer, reason):
+                self._parts.links.ban(peer, reason)
+
+    def _reject(self, pieces: Iterable[int]) -> None:
+        """Drop pieces; what was given out of them is void."""
+        log.warning("%s: pieces %s are taken anew", self.fetch.want, sorted(pieces)[:20])
+        for piece in pieces:
+            self._givers.pop(piece, None)
+            if self.partial.reject(piece):
+                self.fetch.generation += 1
+
+    # the origin
+
+    async def _ask_origin(self, from_origin: FillFromOrigin) -> None:
+        """Follow the claims until the partial is full; failures are pauses, refusals the end."""
+        while not self.partial.is_full or self.board.is_searching:
+            try:
+                await from_origin(self.fetch, self.claims)
+                if self.partial.is_full:
+                    self.claims.changed.clear()
+                    await self.claims.changed.wait()
+            except Overloaded as error:
+                await self._origin_failed(error, error.retry_after_s)
+            except SourceFailed as error:
+                await self._origin_failed(error, ORIGIN_PAUSE_S)
+            except P2PModelsError as error:
+                self._fail(error)
+                return
+
+    async def _origin_failed(self, error: P2PModelsError, wait_s: float) -> None:
+        log.info("%s: %s; asked again in %.0f s", self.fetch.want, error, wait_s)
+        self._origin_error = error
+        self.board.origin_fails(wait_s, self._clock.monotonic())
+        self._wake.set()
+        await self._clock.sleep(wait_s)
+        self._origin_error = None
+
+    def _raise_if_over(self) -> None:
+        """End the fetch when nobody can bring it on."""
+        if self._failure is not None:
+            raise self._failure
+        error, now = self._origin_error, self._clock.monotonic()
+        if error is None:
+            return
+        if self.board.can_others_help(now) and now - self._landed_at < STARVE_S:
+            return
+        raise error.with_traceback(None)
+
+    # pulls
+
+    async def _pull(self, pull: Pull) -> None:
+        board, partial = self.board, self.partial
+        peer = self._peers[pull.peer]
+        start = pull.start * board.length
+        stop = min(board.size, pull.stop * board.length)
+        now = self._clock.monotonic
+
+        def on_bytes(count: int) -> None:
+            self._parts.flows.count(str(pull.peer), SELF, count)
+            board.pull_progressed(pull.number, count, pull.at, now())
+
+        def on_written(end: int) -> None:
+            self._came.append((pull.number, pull.stop if end == stop else end // board.length))
+            self._wake.set()
+
+        sink = _Sink(partial, asyncio.get_running_loop(), on_written)
+        try:
+            endpoint = Endpoint(peer.host, peer.port, peer.their_ticket.hex())
+            with partial.borrow():
+                await self._parts.pulls.pull(endpoint, partial.digest, start, stop, sink, on_bytes)
+            self._came.append((pull.number, ENDED))
+        except HolderBusy as error:
+            board.pull_refused(pull.number, now(), error.retry_after_s)
+        except NotHeld:
+            board.pull_missing(pull.number)
+        except PeerMisbehaved as error:
+            self._parts.links.ban(pull.peer, str(error))
+            board.pull_failed(pull.number, now())
+        except LanFailed as error:
+            log.debug("pull from %s: %s", pull.peer, error)
+            board.pull_failed(pull.number, now())
+        except StoreFailed as error:
+            self._fail(error)
+        finally:
+            self._running.pop(pull.number, None)
+            self._wake.set()
+
+    async def _land_what_came(self) -> None:
+        """Take in the pieces that peers have given since the last look."""
+        while self._came:
+            number, piece = self._came.popleft()
+            pull = self.board.pulls.get(number)
+            if pull is None:
+                continue
+            if piece == ENDED:
+                self.board.pull_ended(number, self._clock.monotonic())
+                continue
+            for index in range(pull.at, piece):
+                await self._land(pull, index)
+            self.board.pull_progressed(number, 0, piece, self._clock.monotonic())
+
+    async def _land(self, pull: Pull, index: int) -> None:
+        partial, now = self.partial, self._clock.monotonic()
+        start, stop = partial.pieces.span(index)
+        if partial.landed.holds(start, stop):
+            return
+        root = partial.pieces.written_root(index)
+        if root is not None and not self.board.accepts(index, root, pull.peer, now):
+            return
+        self._givers[index] = pull.peer
+        if not self.fetch.source:
+            self.fetch.source = "lan"
+        await partial.mark(start, stop)
+        self._landed_at = now
+        self.fetch.sources["lan"] += stop - start
+        RECEIVED_BYTES.labels("lan").inc(stop - start)
+
+    def _hashed(self, index: int) -> None:
+        """A piece has landed and is hashed, wherever it came from."""
+        root = self.partial.pieces.root(index)
+        if root is None:
+            return
+        now, giver = self._clock.monotonic(), self._givers.get(index)
+        if giver is not None and not self.board.accepts(index, root, giver, now):
+            self._reject([index])
+            return
+        vouched = self.partial.vouched.holds(*self.partial.pieces.span(index))
+        self.board.landed(index, root, now, giver=giver, is_vouched=giver is None and vouched)
+        if giver is None:
+            self._landed_at = now
+        self._wake.set()
+
+    # the end
+
+    def digest_failed(self) -> bool:
+        """Every piece landed and the file is wrong; whether it can be found out who lied.
+
+        `fill` finds out, and gets what was wrong anew.
+        """
+        found = self.board.digest_failed(self._clock.monotonic())
+        if found:
+            for peer in list(self._peers.values()):
+                self.meets(peer)
+        return found
+
+
+class _Sink:
+    """Writes what a pull brings and hashes pieces that come in several parts. In a thread."""
+
+    def __init__(
+        self, partial: Partial, loop: asyncio.AbstractEventLoop, on_written: Callable[[int], None]
+    ) -> None:
+        self._partial, self._loop, self._on_written = partial, loop, on_written
+        self._hasher: PieceHasher | None = None
+
+    def __call__(self, offset: int, view: memoryview) -> None:
+        partial = self._partial
+        partial.put(offset, view)
+        pieces = partial.pieces
+        at, end = offset, offset + len(view)
+        while at < end:
+            index = at // pieces.length
+            start, stop = pieces.span(index)
+            part = view[at - offset : min(end, stop) - offset]
+            if at == start:
+                self._hasher = None if stop <= end else PieceHasher(partial.size, pieces.length)
+            if self._hasher is not None:
+                self._hasher.update(part)
+                if at + len(part) == stop:
+                    pieces.note({index: self._hasher.result()})
+                    self._hasher = None
+            at += len(part)
+        self._loop.call_soon_threadsafe(self._on_written, end)
