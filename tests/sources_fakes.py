@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from p2pmodels.core.digests import Sha256
+from p2pmodels.core.digests import Digest, Sha256
 from p2pmodels.core.manifest import FileEntry, Manifest, Want
 from p2pmodels.core.names import Commit, FilePath, RepoId, Revision
 from p2pmodels.core.secret import Secret
 from p2pmodels.errors import P2PModelsError
+from p2pmodels.sources.origin.claims import Claims
 from p2pmodels.store.blobs import Blob
 from p2pmodels.store.partials import Partial
 from tests.contents import content
@@ -39,7 +40,9 @@ class FakeOrigins:
         self.gate: asyncio.Semaphore | None = None
         self.given = 0
         self.blobs: list[tuple[Want, Blob, bool]] = []
+        self.public: list[Want] = []
         self.arrived = asyncio.Event()
+        self.began = asyncio.Event()
 
     def add(self, size: int, seed: int = 1) -> Want:
         data, sha256 = content(size, seed)
@@ -50,6 +53,9 @@ class FakeOrigins:
         self.blobs.append((want, blob, was_anonymous))
         self.arrived.set()
 
+    async def on_public(self, want: Want) -> None:
+        self.public.append(want)
+
     async def fill(
         self,
         want: Want,
@@ -59,8 +65,14 @@ class FakeOrigins:
         *,
         use_operator_token: bool = False,
         on_bytes: Callable[[str, int], None],
+        claims: Claims | None = None,
     ) -> None:
+        """All that is missing, as soon as all is claimed: its machine is alone."""
         self.fills.append(want)
+        while claims is not None and claims.ranges is not None:
+            claims.changed.clear()
+            await claims.changed.wait()
+        self.began.set()
         data = self.contents[want.entry.digest.value]
         for start, stop in list(partial.landed.gaps(0, want.entry.size)):
             for at in range(start, stop, STEP):
@@ -129,3 +141,19 @@ class FakeNearby:
         self.asked += 1
         digest = want.entry.digest
         return self.offers.get(digest) if isinstance(digest, Sha256) else None
+
+
+class FakeShares:
+    """Everything that the test does not name is public, and its peers may be asked about it."""
+
+    def __init__(self) -> None:
+        self.secret: set[Digest] = set()
+        self.unproven: set[Digest] = set()
+
+    def may_give(self, digest: Digest) -> bool:
+        return digest not in self.secret | self.unproven
+
+    def may_ask(self, want: Want) -> bool:
+        return want.entry.digest not in self.secret
+
+    async def prove(self, want: Want) -> None: ...

@@ -20,6 +20,7 @@ HOMES = {
     "typer": ("cli/",),
     "rich": ("cli/",),
     "pydantic_settings": ("config",),
+    "msgpack": ("core/wire.py",),
     "aiohttp": ("sources/origin/", "sources/lan/", "doors/", "daemon.py", "demo/", "cli/"),
 }
 NO_IO = {"asyncio", "socket", "os", "time", "random", "pathlib", "subprocess", "threading"}

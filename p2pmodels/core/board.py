@@ -12,76 +12,27 @@ Sans-io: frames, landed pieces and times go in, actions come out. The same code 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from random import Random
 
+from p2pmodels.core.actions import Action, Ban, Reject, Say, Start, Stop
 from p2pmodels.core.digests import Digest
+from p2pmodels.core.haves import have_frames
 from p2pmodels.core.leases import Leases
 from p2pmodels.core.members import Members
 from p2pmodels.core.peer import PeerId
-from p2pmodels.core.picker import (
-    Ask,
-    Lease,
-    Member,
-    Pull,
-    Situation,
-    is_live,
-    pick_leases,
-    pick_pulls,
-    pick_sick,
-    wins,
-)
+from p2pmodels.core.picker import is_live, pick_leases, pick_pulls, pick_sick, wins
 from p2pmodels.core.pieces import RangeSet, piece_length
+from p2pmodels.core.situation import Ask, Lease, Member, Pull, Situation
 from p2pmodels.core.testimony import Testimony
-from p2pmodels.core.wire import Busy, Frame, Have, LeaseState, Run, Unwant, Want
+from p2pmodels.core.wire import Busy, Frame, Have, LeaseState, Unwant, Want
 from p2pmodels.core.wire import Lease as LeaseFrame
 
 ANSWER_S = 0.15  # seconds that peers have to say what they know, before the origin is asked
 HAVE_EVERY_S = 0.05  # seconds between two `have` of a blob: a frame a piece would drown a room
-HAVE_PIECES = 512  # pieces of one `have`: 16 KiB of roots
 LOOK_EVERY_S = 0.1  # seconds between looks at who stands still, in company
 LOOK_ALONE_S = 1.0
-AUDIT_SPREAD_S = 2.0  # seconds over which a room spreads its search for a liar
-
-
-@dataclass(frozen=True, slots=True)
-class Say:
-    """Send a frame to one peer."""
-
-    peer: PeerId
-    frame: Frame
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Begin a pull; report by its number."""
-
-    pull: Pull
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """End a pull: it is of no use any more."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """Pieces that landed are wrong or may be: drop them."""
-
-    pieces: frozenset[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Ban:
-    """This peer lied: no word and no byte from it while this daemon runs."""
-
-    peer: PeerId
-    reason: str
-
-
-Action = Say | Start | Stop | Reject | Ban
+AUDIT_GROWTH = 4  # times as many pieces in each search for a liar as in the one before
+AUDIT_APART_S = 0.4  # seconds between two machines' searches for a liar: the second hears of the first
 
 
 class Board:
@@ -110,6 +61,8 @@ class Board:
         self._number = 0
         self._audits: set[int] = set()
         self._audit_at: float | None = None
+        self._audited = 0
+        self._is_anew = False
         self._actions: list[Action] = []
 
     # what is known
@@ -165,7 +118,9 @@ class Board:
         self.members.heard(peer, now)
         match frame:
             case Want():
-                self.members.add(peer).is_wanting = True
+                if self.members.get(peer) is not None:
+                    self.testimony.retract(peer)
+                self.members.begins_anew(peer)
                 self._actions.extend(Say(peer, answer) for answer in self.answer())
             case Have():
                 self._has(peer, frame, now)
@@ -286,22 +241,25 @@ class Board:
             self._roots.pop(piece, None)
 
     def digest_failed(self, now: float) -> bool:
-        """The whole file is wrong: a piece of each source will be taken from the origin.
+        """The whole file is wrong: pieces of each source will be taken from the origin.
 
-        In company a little later, at random: what one machine finds out the others hear of.
-        Returns False when every piece is vouched for or nothing is known of where it came from.
+        One of each at first, four times as many each time that finds nothing; in company a little
+        later, at random: what one machine finds out the others hear of.
+        Returns False when the origin itself gave every piece, or nobody knows who did.
         """
-        if not self.testimony.witnesses(self._here(), self._random):
+        if not self.testimony.witnesses(self._here(), 1, self._random):
             return False
-        spread = AUDIT_SPREAD_S if self.members.wanting() else 0.0
+        spread = AUDIT_APART_S * len(self.members.wanting())
         self._audit_at = now + self._random.random() * spread
         return True
 
     def _audit(self) -> None:
-        """Take one piece of each source from the origin; who lied shows then."""
+        """Take pieces of each source from the origin; who lied shows then."""
         self._audit_at = None
         if self.is_full:
-            chosen = self.testimony.witnesses(self._here(), self._random)
+            count = AUDIT_GROWTH**self._audited
+            chosen = self.testimony.witnesses(self._here(), count, self._random)
+            self._audited += 1
             self._audits |= chosen
             self._reject(chosen)
 
@@ -372,6 +330,8 @@ class Board:
         if self._audit_at is not None and now >= self._audit_at:
             self._audit()
         self._tell_fresh(now)
+        if self._is_anew:
+            self._begin_anew()
         actions, self._actions = self._actions, []
         return actions
 
@@ -439,28 +399,48 @@ class Board:
         if member is not None:
             member.pulls -= 1
 
+    @property
+    def _is_settled(self) -> bool:
+        """Whether the whole-file digest is to decide now, or has decided well."""
+        return self.is_full and not self._audited
+
     def _settle_doubts(self) -> None:
         """One piece in doubt is enough to find a liar; the others wait for that."""
-        if not self._audits and self.testimony.in_doubt:
+        if not self._audits and self.testimony.in_doubt and not self._is_settled:
             piece = min(self.testimony.in_doubt)
             self._audits.add(piece)
             if self.ours[piece]:
                 self._reject([piece])
 
-    def _ban(self, peer: PeerId, reason: str, now: float) -> None:
+    def expel(self, peer: PeerId, now: float) -> None:
+        """It was caught lying, here or over another blob: nothing it said or gave counts."""
         if peer in self.members.banned:
             return
-        self._actions.append(Ban(peer, reason))
         self.left(peer, now)
         self.members.ban(peer)
         void = self.testimony.disown(peer)
+        if self._is_settled:
+            return
         self._reject(piece for piece in void if self.ours[piece] and not self._vouched[piece])
+
+    def _ban(self, peer: PeerId, reason: str, now: float) -> None:
+        if peer not in self.members.banned:
+            self._actions.append(Ban(peer, reason))
+            self.expel(peer, now)
 
     def _reject(self, pieces: Iterable[int]) -> None:
         gone = frozenset(pieces)
         if gone:
             self.forget(gone)
             self._actions.append(Reject(gone))
+            self._is_anew = True
+
+    def _begin_anew(self) -> None:
+        """A `have` takes nothing back; a `want` does, and asks what the others have by now."""
+        self._is_anew = False
+        for member in self.members:
+            for frame in (Want(self.blob, self.size), *self.answer()):
+                self._actions.append(Say(member.id, frame))
 
     # words
 
@@ -482,21 +462,9 @@ class Board:
             self._tell(Unwant(self.blob))
 
     def _haves(self, pieces: Iterable[int]) -> list[Have]:
-        """These pieces as frames, with their roots."""
-        here = sorted({piece for piece in pieces if piece in self._roots})
-        frames = []
-        for at in range(0, len(here), HAVE_PIECES):
-            part = here[at : at + HAVE_PIECES]
-            runs: list[Run] = []
-            for piece in part:
-                vouched = bool(self._vouched[piece])
-                if runs and runs[-1].stop == piece and runs[-1].is_vouched is vouched:
-                    runs[-1] = Run(runs[-1].start, piece + 1, vouched)
-                else:
-                    runs.append(Run(piece, piece + 1, vouched))
-            roots = tuple(self._roots[piece] for piece in part)
-            frames.append(Have(self.blob, self.size, True, tuple(runs), roots))
-        return frames
+        """These pieces as frames, as far as they are hashed."""
+        here = {piece: self._roots[piece] for piece in pieces if piece in self._roots}
+        return have_frames(self.blob, self.size, here, self._vouched)
 
     def _frame(self, lease: Lease) -> LeaseFrame:
         state = LeaseState.TAKEN if lease.is_takeover else LeaseState.HELD

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from p2pmodels.core.peer import PeerId
-from p2pmodels.core.picker import Lease, lease_pieces
+from p2pmodels.core.situation import Lease, lease_pieces
 
 PACE_WEIGHT = 0.2  # share of the newest piece in the room's pace
 PEAK_WINDOW_S = 1.0  # seconds over which the peak is taken

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from p2pmodels.core.peer import PeerId
-from p2pmodels.core.picker import Member, Pull
+from p2pmodels.core.situation import Member, Pull
 
 SILENCE_S = 2.5  # seconds without a frame after which a machine that fetches counts as frozen
 STRIKES_LIMIT = 2  # sick pulls in a row after which a holder is no longer counted on
@@ -50,6 +50,14 @@ class Members:
         if member is None:
             member = self.by_id[peer] = Member(peer, bytearray(self._pieces))
         return member
+
+    def begins_anew(self, peer: PeerId) -> None:
+        """It wants the blob, and will say what it has: what it said before counts no more."""
+        member = self.add(peer)
+        member.is_wanting = True
+        if any(member.has):
+            member.has = bytearray(self._pieces)
+            self._count()
 
     def remove(self, peer: PeerId) -> None:
         """It is gone, with all it had."""

@@ -64,18 +64,20 @@ class FileHashes:
     @property
     def root(self) -> bytes:
         """The v2 `pieces root` of the file, whatever the piece length of a torrent."""
-        return layer_root(self._layer(), self.length) if self.size > self.length else self.roots
+        return layer_root(self.pieces, self.length) if self.size > self.length else self.roots
 
     def layer(self, length: int) -> tuple[bytes, ...]:
         """One root for each piece of `length` bytes, a multiple of our own; none if one piece."""
         if self.size <= length:
             return ()
-        layer, wide = self._layer(), length // self.length
+        layer, wide = self.pieces, length // self.length
         groups = (layer[at : at + wide] for at in range(0, len(layer), wide))
         absent = absent_piece(self.length)
         return tuple(tree_root(group, absent, wide) for group in groups)
 
-    def _layer(self) -> list[bytes]:
+    @property
+    def pieces(self) -> list[bytes]:
+        """The roots, one by one."""
         return [
             self.roots[at : at + SHA256_BYTES] for at in range(0, len(self.roots), SHA256_BYTES)
         ]

@@ -19,17 +19,27 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from random import Random
 
 from p2pmodels.core.digests import Digest
 from p2pmodels.core.peer import PeerId
 from p2pmodels.core.pieces import MIB, piece_length
+from p2pmodels.core.situation import (
+    Ask,
+    Lease,
+    Member,
+    Pull,
+    Situation,
+    Take,
+    lease_pieces,
+    minus,
+    ones,
+    runs,
+    union,
+)
 
-LEASE_BYTES = 8 * MIB  # bytes of a lease (design 6)
-WHOLE_LEASE_BYTES = 32 * MIB  # bytes up to which a blob is one lease: one request, one rate limit
 ORIGIN_STREAMS = 4  # leases under way that a room of one to four machines keeps up together
 BEGIN_AFTER_S = 0.5  # seconds an owner has to begin its lease before others may
 LOOK_AT_LEASES = 64  # leases that may be taken of others, looked at in one choice
@@ -53,121 +63,11 @@ STALL_S = 0.75  # seconds without a byte after which a pull is asked elsewhere a
 SLOW_PULL_S = 1.0  # seconds that a pull must still take before a quicker holder is asked
 
 
-def lease_pieces(size: int) -> int:
-    """How many pieces a lease of a blob of `size` bytes has."""
-    length = piece_length(size)
-    if size <= WHOLE_LEASE_BYTES:
-        return max(1, -(-size // length))
-    return max(1, LEASE_BYTES // length)
-
-
 @lru_cache(100_000)
 def weight(blob: Digest, lease: int, peer: PeerId) -> int:
     """Rendezvous hashing: of all peers the one with the highest weight owns the lease."""
     text = f"{blob} {lease} {peer}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
-
-
-@dataclass(slots=True, eq=False)
-class Member:
-    """A peer, as far as this blob is concerned."""
-
-    id: PeerId
-    has: bytearray
-    """One byte a piece: 1 where it can be pulled from this peer."""
-    is_wanting: bool = False
-    is_usable: bool = True
-    """Linked, and not caught lying."""
-    can_ask_origin: bool = True
-    uploads: int = 0
-    """Uploads that it said are under way there."""
-    pulls: int = 0
-    rate: float = 0.0
-    """Bytes a second that it gave lately; 0 when unknown."""
-    paused_until: float = 0.0
-
-
-@dataclass(slots=True, eq=False)
-class Lease:
-    """Pieces start … stop-1, which `holder` takes from the origin."""
-
-    holder: PeerId
-    start: int
-    stop: int
-    since: float
-    progressed: float
-    landed: int = 0
-    """Pieces of it that have landed there since."""
-    is_takeover: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class Pull:
-    """Pieces start … stop-1, asked of a peer; `at` is the first that has not come."""
-
-    number: int
-    peer: PeerId
-    start: int
-    stop: int
-    since: float
-    progressed: float
-    at: int
-    received: int = 0
-    is_sick: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Take:
-    """Begin a lease; `is_takeover` when another's is passed on."""
-
-    start: int
-    stop: int
-    is_takeover: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """Pull pieces start … stop-1 from a peer."""
-
-    peer: PeerId
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True, slots=True)
-class Situation:
-    """All that the choice depends on; nothing in it is changed."""
-
-    now: float
-    own: PeerId
-    blob: Digest
-    size: int
-    ours: bytearray
-    """One byte a piece: 1 where it has landed."""
-    members: Mapping[PeerId, Member]
-    holders: Sequence[int]
-    """For each piece how many usable members have it."""
-    leases: Sequence[Lease]
-    pulls: Sequence[Pull]
-    readers: Sequence[int]
-    """The pieces that readers need next."""
-    began: float
-    """When the blob was first wanted here."""
-    free_since: Mapping[int, float] = field(default_factory=dict)
-    """For each lease that was begun and given back or lost, when that was."""
-    shown_since: Mapping[int, float] = field(default_factory=dict)
-    """For each piece that a member has, when the newest of its holders showed it."""
-    pace: float = 0.0
-    """Seconds between two pieces of one lease, as the room does it; 0 when unknown."""
-    peak: float = 0.0
-    """Pieces a second that the room took from the origin when it was busiest lately."""
-    can_ask_origin: bool = True
-    closed: frozenset[int] | set[int] = frozenset()
-    """Pieces that must not be pulled: their content is in doubt."""
-
-    @property
-    def pieces(self) -> int:
-        return len(self.ours)
 
 
 # leases
@@ -202,15 +102,15 @@ def _rivals(now: Situation) -> list[PeerId]:
 
 def _needed(now: Situation) -> tuple[bytearray, dict[int, Lease]]:
     """The pieces that only the origin can give and nobody fetches; and leases that stand still."""
-    there = _union(now.pieces, (m.has for m in now.members.values() if m.is_usable))
-    there = _union(now.pieces, (there, now.ours))
+    there = union(now.pieces, (m.has for m in now.members.values() if m.is_usable))
+    there = union(now.pieces, (there, now.ours))
     late: dict[int, Lease] = {}
     for lease in now.leases:
         if lease.holder == now.own or is_live(now, lease):
             there[lease.start : lease.stop] = b"\1" * (lease.stop - lease.start)
         else:
             late[lease.start // lease_pieces(now.size)] = lease
-    return _minus(b"\1" * now.pieces, there), late
+    return minus(b"\1" * now.pieces, there), late
 
 
 def _free_leases(
@@ -272,12 +172,13 @@ def _slowest(now: Situation, rivals: Sequence[PeerId]) -> list[Take]:
     if not now.peak:
         return []
     found = [*_slow_leases(now), *_slow_givers(now)]
+    share = 1 + sum(1 for lease in now.leases if _missing(now, lease))  # of the room's uplink
     step = lease_pieces(now.size)
     for wait, slow, take in sorted(found, key=lambda item: -item[0]):
         ours = weight(now.blob, take.start // step, now.own)
         others = (peer for peer in rivals if peer != slow)
         rank = sum(1 for peer in others if weight(now.blob, take.start // step, peer) > ours)
-        here = (take.stop - take.start) / now.peak
+        here = (take.stop - take.start) * share / now.peak
         if wait > SLOW_FACTOR * here + BEGIN_AFTER_S + rank * RANK_STEP_S:
             return [take]
     return []
@@ -285,14 +186,14 @@ def _slowest(now: Situation, rivals: Sequence[PeerId]) -> list[Take]:
 
 def _slow_leases(now: Situation) -> Iterator[tuple[float, PeerId, Take]]:
     """What each lease of others still needs, all but one piece, and for how long."""
-    there = _union(now.pieces, (m.has for m in now.members.values() if m.is_usable))
-    lacking = _minus(b"\1" * now.pieces, _union(now.pieces, (there, now.ours)))
+    there = union(now.pieces, (m.has for m in now.members.values() if m.is_usable))
+    lacking = minus(b"\1" * now.pieces, union(now.pieces, (there, now.ours)))
     for lease in now.leases:
         age = now.now - lease.since
         first = now.ours.find(0, lease.start, lease.stop)
         if lease.holder == now.own or first < 0 or age < PROGRESS_FIRST_S:
             continue
-        for start, stop in _runs(lacking, first + 1, lease.stop):
+        for start, stop in runs(lacking, first + 1, lease.stop):
             pace = max(age / max(1, lease.landed), now.now - lease.progressed)
             yield (stop - start) * pace, lease.holder, Take(start, stop, is_takeover=True)
             break
@@ -307,22 +208,14 @@ def _slow_givers(now: Situation) -> Iterator[tuple[float, PeerId, Take]]:
     for member in now.members.values():
         if not (member.is_usable and member.rate):
             continue
-        lone = _minus(_minus(member.has, now.ours), fetched)
+        lone = minus(minus(member.has, now.ours), fetched)
         for other in now.members.values():
             if other is not member and other.is_usable:
-                lone = _minus(lone, other.has)
+                lone = minus(lone, other.has)
         wait = lone.count(1) * piece_length(now.size) / member.rate
-        for start, stop in _runs(lone, 0, now.pieces):
+        for start, stop in runs(lone, 0, now.pieces):
             yield wait, member.id, Take(start, stop, is_takeover=True)
             break
-
-
-def _runs(pieces: bytearray, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """The runs of ones within start … stop-1."""
-    while (at := pieces.find(1, start, stop)) >= 0:
-        end = pieces.find(0, at, stop)
-        start = stop if end < 0 else end
-        yield at, start
 
 
 def wins(blob: Digest, lease: int, one: PeerId, other: PeerId) -> bool:
@@ -369,11 +262,11 @@ def _open_pieces(now: Situation, able: Sequence[Member]) -> bytearray:
             taken[pull.at : pull.stop] = b"\1" * (pull.stop - pull.at)
     for piece in now.closed:
         taken[piece] = 1
-    wanted = _minus(_union(now.pieces, (member.has for member in able)), taken)
+    wanted = minus(union(now.pieces, (member.has for member in able)), taken)
     wanting = [member for member in now.members.values() if member.is_wanting]
     ring = max(1, TURN_BYTES // piece_length(now.size))
     turns: dict[tuple[int, int], bool] = {}
-    for piece in _ones(wanted):
+    for piece in ones(wanted):
         key = (piece // ring, now.holders[piece])
         is_our_turn = turns.get(key)
         if is_our_turn is None:
@@ -388,7 +281,7 @@ def _by_urgency(now: Situation, open_now: bytearray, random: Random) -> Iterator
     ahead = max(1, READ_AHEAD_BYTES // piece_length(now.size))
     for reader in now.readers:
         yield from range(reader, min(reader + ahead, now.pieces))
-    rest = list(_ones(open_now))
+    rest = list(ones(open_now))
     random.shuffle(rest)
     rest.sort(key=now.holders.__getitem__)
     yield from rest
@@ -457,25 +350,3 @@ def _is_sick(now: Situation, pull: Pull) -> bool:
     ]
     best = max(others, default=0.0)
     return left > SLOW_PULL_S * rate and best > SLOW_FACTOR * rate
-
-
-# sets of pieces, one byte a piece: whole-number arithmetic does a thousand at a time
-
-
-def _union(pieces: int, sets: Iterable[bytes | bytearray]) -> bytearray:
-    total = 0
-    for has in sets:
-        total |= int.from_bytes(has)
-    return bytearray(total.to_bytes(pieces))
-
-
-def _minus(one: bytes | bytearray, other: bytes | bytearray) -> bytearray:
-    both = int.from_bytes(one)
-    return bytearray((both ^ (both & int.from_bytes(other))).to_bytes(len(one)))
-
-
-def _ones(pieces: bytearray) -> Iterator[int]:
-    at = pieces.find(1)
-    while at >= 0:
-        yield at
-        at = pieces.find(1, at + 1)

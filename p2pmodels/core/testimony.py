@@ -12,10 +12,13 @@ its root; others repeat what they checked. So:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from random import Random
 
 from p2pmodels.core.peer import PeerId
+
+WRONG_LIMIT = 4  # wrong pieces of a peer that only repeats, until it counts as a liar
 
 
 class Testimony:
@@ -28,6 +31,7 @@ class Testimony:
         self._givers: dict[int, PeerId] = {}
         self._doubted: set[int] = set()
         self._refuted: list[set[bytes]] = [set() for _ in range(pieces)]
+        self._wrong: Counter[PeerId] = Counter()
 
     # hearing
 
@@ -71,16 +75,23 @@ class Testimony:
     def settle(self, piece: int, root: bytes) -> set[PeerId]:
         """The origin itself gave us the piece: returns who lied about it.
 
-        Whoever repeated what another vouched for was deceived and is no liar.
+        Who vouched for another root lies. Who only repeated it was deceived, perhaps by one whose
+        words never reached us; the WRONG_LIMIT-th time it counts as a liar, too.
         """
         self._truth[piece] = root
         self._givers.pop(piece, None)
         self._doubted.discard(piece)
         vouched = self._vouched[piece]
         liars = {peer for peer, said in vouched.items() if said != root}
+        known = {*vouched.values(), *self._refuted[piece]}
         for said, peers in self._said[piece].items():
-            if said != root and said not in vouched.values():
-                liars |= peers
+            if said == root or said in known:
+                continue
+            for peer in peers:
+                self._wrong[peer] += 1
+                if self._wrong[peer] >= WRONG_LIMIT:
+                    liars.add(peer)
+            self._refuted[piece].add(said)
         return liars
 
     # judging
@@ -122,8 +133,19 @@ class Testimony:
             self._givers.pop(piece, None)
         return void
 
-    def witnesses(self, pieces: Iterable[int], random: Random) -> set[int]:
-        """One piece of each machine that vouched, and of each that gave what nobody vouched for."""
+    def retract(self, peer: PeerId) -> None:
+        """It begins anew, and will say what it still says; what it vouched for stands."""
+        for piece, said in enumerate(self._said):
+            for root, peers in list(said.items()):
+                if peer in peers and self._vouched[piece].get(peer) != root:
+                    peers.discard(peer)
+                    if not peers:
+                        del said[root]
+            if len(said) < 2:
+                self._doubted.discard(piece)
+
+    def witnesses(self, pieces: Iterable[int], count: int, random: Random) -> set[int]:
+        """So many pieces of each machine that vouched, or gave what nobody vouched for."""
         by_peer: dict[PeerId, list[int]] = {}
         for piece in pieces:
             if piece in self._truth:
@@ -131,4 +153,8 @@ class Testimony:
             giver = self._givers.get(piece)
             for peer in self._vouched[piece] or ({giver} if giver else set()):
                 by_peer.setdefault(peer, []).append(piece)
-        return {random.choice(choices) for choices in by_peer.values()}
+        return {
+            piece
+            for choices in by_peer.values()
+            for piece in random.sample(choices, min(count, len(choices)))
+        }

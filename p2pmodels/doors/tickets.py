@@ -31,7 +31,9 @@ class TicketNeeded(AccessRefused):
     """A valid ticket is needed."""
 
     status = 403
-    advice = "Daemons give each other tickets over their link; `lan.secret_file` must be the same."
+    advice = (
+        "Daemons give each other tickets over their link; `lan.group_secret_file` must be the same."
+    )
 
 
 def ticket_of(request: web.Request, tickets: Tickets) -> PeerId | None:

@@ -10,7 +10,7 @@ from p2pmodels.core.digests import Sha256
 from p2pmodels.core.merkle import FileHashes
 from p2pmodels.core.pieces import MIB
 
-KEPT_HASHES_BYTES = 32 * MIB  # bytes; hashes of 1 TB in 16 MiB pieces, or of 30,000 small files
+KEPT_HASHES_BYTES = 32 * MIB  # bytes; 10 TB in pieces of 16 MiB, or 30,000 small files
 ENTRY_BYTES = 1024  # bytes that an entry counts for beside its hashes: objects and dictionaries
 
 

@@ -6,8 +6,7 @@
    other, is hashed from their buffers: that is a `Run`. What it finds waits in `_early` until the
    piece has landed. Whoever writes over bytes of a run, or of what it found, ends it first.
 3. All other landed pieces are due: somebody reads them back and feeds them, in steps.
-4. `_runs` and `_early` belong to threads and are touched under `_mutex`; everything else is the event
-   loop's.
+4. `_runs` and `_early` are touched under `_mutex`; everything else is the event loop's.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from typing import Protocol, Self
 
 from p2pmodels.clock import Clock
 from p2pmodels.core.digests import Digest
+from p2pmodels.core.haves import have_frames
 from p2pmodels.core.manifest import Want
-from p2pmodels.core.merkle import FileHashes
 from p2pmodels.core.peer import PeerId
 from p2pmodels.core.pieces import piece_length
 from p2pmodels.core.wire import Busy, Frame, Have, Run, Unwant
@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 
 BUSY_EVERY_S = 0.5  # seconds between two `busy`; who is silent for five of them counts as frozen
 TALK_S = 5.0  # seconds after its last word for which a peer is told our load
-ROOTS_IN_ANSWER = 512  # roots of one `have`: 16 KiB
 PROVE_SOON_S = 0.3  # seconds after which a fetch that needs no origin looks for a public proof
 PROVE_LATE_S = 10.0  # seconds that a fetch waits for bytes of the origin, which are a proof
 
@@ -84,6 +83,7 @@ class Exchange:
             flows,
             clock,
             is_public=lambda fetch: shares.may_give(fetch.want.entry.digest),
+            ban=self._ban,
         )
         self._exits = AsyncExitStack()
 
@@ -166,11 +166,12 @@ class Exchange:
         blob = self._blobs.find(frame.blob)
         if blob is None or blob.size != frame.size or not self._shares.may_give(frame.blob):
             return [Have(frame.blob, frame.size, False, (), ())]
-        count = -(-blob.size // piece_length(blob.size))
         hashes = self._blobs.hashes.find(blob.sha256)
         if hashes is None:
+            count = -(-blob.size // piece_length(blob.size))
             return [Have(frame.blob, frame.size, False, (Run(0, count, False),), ())]
-        return _with_roots(frame, count, hashes)
+        roots = dict(enumerate(hashes.pieces))
+        return have_frames(frame.blob, frame.size, roots, bytes(len(roots)), is_wanting=False)
 
     # the links
 
@@ -196,17 +197,13 @@ class Exchange:
             case _:
                 pass
 
+    def _ban(self, peer: PeerId, reason: str) -> None:
+        """It lied over one blob: it is believed in nothing."""
+        self.links.ban(peer, reason)
+        for room in self._rooms.values():
+            room.expel(peer)
+
     def _gone(self, peer: Linked) -> None:
         self._talked.pop(peer.id, None)
         for room in self._rooms.values():
             room.left(peer.id)
-
-
-def _with_roots(frame: WantFrame, count: int, hashes: FileHashes) -> list[Have]:
-    """All pieces of a complete blob, with the roots that were kept as it landed."""
-    haves = []
-    for start in range(0, count, ROOTS_IN_ANSWER):
-        stop = min(count, start + ROOTS_IN_ANSWER)
-        roots = tuple(hashes.roots[32 * piece : 32 * piece + 32] for piece in range(start, stop))
-        haves.append(Have(frame.blob, frame.size, False, (Run(start, stop, False),), roots))
-    return haves

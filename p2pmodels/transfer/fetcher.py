@@ -258,7 +258,9 @@ class Fetcher:
             self._resting[want.repo] = Rest(now + REST_S, error)
 
     async def _fill_and_commit(self, fetch: Fetch) -> None:
-        offer = None if _is_full(fetch) or os.environ.get("NOSWARM") else await self._offer(fetch.want)
+        offer = (
+            None if _is_full(fetch) or os.environ.get("NOSWARM") else await self._offer(fetch.want)
+        )
         if offer is not None:
             await self._fill_from_swarm(fetch, offer)
         try:

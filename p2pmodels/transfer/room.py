@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 from p2pmodels.clock import Clock
-from p2pmodels.core.board import Action, Ban, Board, Reject, Say, Start, Stop
-from p2pmodels.core.merkle import PieceHasher
+from p2pmodels.core.actions import Action, Ban, Reject, Say, Start, Stop
+from p2pmodels.core.board import Board
 from p2pmodels.core.peer import PeerId
-from p2pmodels.core.picker import Pull
+from p2pmodels.core.situation import Pull
 from p2pmodels.core.wire import Frame, Have
 from p2pmodels.errors import (
     LanFailed,
@@ -69,6 +69,7 @@ class RoomParts:
     flows: Flows
     clock: Clock
     is_public: Callable[[Fetch], bool]
+    ban: Callable[[PeerId, str], None]
 
 
 class Room:
@@ -128,6 +129,12 @@ class Room:
         self.board.left(peer, self._clock.monotonic())
         self._wake.set()
 
+    def expel(self, peer: PeerId) -> None:
+        """This peer was caught lying."""
+        self._peers.pop(peer, None)
+        self.board.expel(peer, self._clock.monotonic())
+        self._wake.set()
+
     def _send(self, peer: PeerId, frame: Frame) -> None:
         if isinstance(frame, Have) and frame.runs and not self._was_public:
             frame = replace(frame, runs=(), roots=())
@@ -143,12 +150,13 @@ class Room:
         async with Tasks() as tasks:
             tasks.start(self._ask_origin(from_origin), f"origin for {self.fetch.want}")
             tasks.start(self._hash_along(), f"hashes of {self.fetch.want}")
-            while not self._is_done():
+            while True:
                 await self._land_what_came()
                 self._look()
+                if self._is_done():
+                    return
                 self._raise_if_over()
                 await self._pause()
-            self._look()  # the last pieces are told
 
     def _is_done(self) -> bool:
         return self.partial.is_full and self.board.is_full and not self.board.is_searching
@@ -215,7 +223,7 @@ class Room:
             case Reject(pieces):
                 self._reject(pieces)
             case Ban(peer, reason):
-                self._parts.links.ban(peer, reason)
+                self._parts.ban(peer, reason)
 
     def _reject(self, pieces: Iterable[int]) -> None:
         """Drop pieces; what was given out of them is void."""
@@ -279,7 +287,11 @@ class Room:
             self._came.append((pull.number, pull.stop if end == stop else end // board.length))
             self._wake.set()
 
-        sink = _Sink(partial, asyncio.get_running_loop(), on_written)
+        def sink(offset: int, view: memoryview) -> None:  # in a thread
+            partial.put(offset, view)
+            loop.call_soon_threadsafe(on_written, offset + len(view))
+
+        loop = asyncio.get_running_loop()
         try:
             endpoint = Endpoint(peer.host, peer.port, peer.their_ticket.hex())
             with partial.borrow():
@@ -290,8 +302,7 @@ class Room:
         except NotHeld:
             board.pull_missing(pull.number)
         except PeerMisbehaved as error:
-            self._parts.links.ban(pull.peer, str(error))
-            board.pull_failed(pull.number, now())
+            self._parts.ban(pull.peer, str(error))
         except LanFailed as error:
             log.debug("pull from %s: %s", pull.peer, error)
             board.pull_failed(pull.number, now())
@@ -358,32 +369,3 @@ class Room:
             for peer in list(self._peers.values()):
                 self.meets(peer)
         return found
-
-
-class _Sink:
-    """Writes what a pull brings and hashes pieces that come in several parts. In a thread."""
-
-    def __init__(
-        self, partial: Partial, loop: asyncio.AbstractEventLoop, on_written: Callable[[int], None]
-    ) -> None:
-        self._partial, self._loop, self._on_written = partial, loop, on_written
-        self._hasher: PieceHasher | None = None
-
-    def __call__(self, offset: int, view: memoryview) -> None:
-        partial = self._partial
-        partial.put(offset, view)
-        pieces = partial.pieces
-        at, end = offset, offset + len(view)
-        while at < end:
-            index = at // pieces.length
-            start, stop = pieces.span(index)
-            part = view[at - offset : min(end, stop) - offset]
-            if at == start:
-                self._hasher = None if stop <= end else PieceHasher(partial.size, pieces.length)
-            if self._hasher is not None:
-                self._hasher.update(part)
-                if at + len(part) == stop:
-                    pieces.note({index: self._hasher.result()})
-                    self._hasher = None
-            at += len(part)
-        self._loop.call_soon_threadsafe(self._on_written, end)

@@ -48,7 +48,7 @@ def discovery(name: str) -> Scenario:
             await measure("goodbye", GOODBYE_AIM_S, 0, send(signal.SIGTERM))
             await come_back("found")
             await measure("killed", LOST_AIM_S, 0, send(signal.SIGKILL))
-            await come_back("found-again")
+            await come_back("back")
             other.host.unplug()
             await measure("unplugged", LOST_AIM_S, 0, time.monotonic())
             return rows

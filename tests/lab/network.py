@@ -23,7 +23,6 @@ class Network:
     def __enter__(self) -> Self:
         self._lab.__enter__()
         try:
-            self._lab.count_frames(0)
             self.open_uplink(False)
             for number in range(1, len(self._lab.hosts)):
                 self._lab.shape(number, self._settings.lan)

@@ -15,10 +15,11 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from random import Random
 
-from p2pmodels.core.board import Ban, Board, Reject, Say, Start, Stop
-from p2pmodels.core.digests import Sha256
+from p2pmodels.core.actions import Ban, Reject, Say, Start, Stop
+from p2pmodels.core.board import Board
+from p2pmodels.core.digests import Digest, Sha256
 from p2pmodels.core.peer import PeerId
-from p2pmodels.core.picker import Pull
+from p2pmodels.core.situation import Pull
 from p2pmodels.core.wire import Busy, Frame, Have, Run
 
 TICK_S = 0.02
@@ -63,9 +64,9 @@ class Machine:
     def __init__(self, world: World, number: int, up: float, down: float) -> None:
         self.id = PeerId(hashlib.md5(b"%d %d" % (world.seed, number)).hexdigest())
         self.world, self.number, self.up, self.down = world, number, up, down
-        self.wanted: deque[Sha256] = deque()
-        self.fetches: dict[Sha256, Fetch] = {}
-        self.whole: dict[Sha256, dict[int, bytes]] = {}
+        self.wanted: deque[Digest] = deque()
+        self.fetches: dict[Digest, Fetch] = {}
+        self.whole: dict[Digest, dict[int, bytes]] = {}
         self.is_alive = True
         self.is_frozen = False
         self.is_liar = False
@@ -112,13 +113,14 @@ class Machine:
         elif type(frame).__name__ == "Want":
             held = self.whole.get(blob)
             size = self.world.sizes[blob]
-            runs, roots = (), ()
+            runs: tuple[Run, ...] = ()
+            roots: tuple[bytes, ...] = ()
             if held is not None:
                 runs = (Run(0, len(held), False),)
                 roots = tuple(held[piece] for piece in range(len(held)))
             self.world.post(self, sender, Have(blob, size, False, runs, roots))
 
-    def content(self, blob: Sha256, piece: int) -> bytes:
+    def content(self, blob: Digest, piece: int) -> bytes:
         """The bytes (their root) that this machine gives."""
         fetch = self.fetches.get(blob)
         held = fetch.landed if fetch else self.whole.get(blob, {})
@@ -156,7 +158,7 @@ class Machine:
         self.banned.add(peer)
         self.world.bans.append((self.number, self.world.by_id[peer].number, reason))
         for fetch in self.fetches.values():
-            fetch.board.left(peer, self.world.now)
+            fetch.board.expel(peer, self.world.now)
 
     def take_from_origin(self, fetch: Fetch) -> None:
         """Keep the streams in step with the claims."""
@@ -221,6 +223,9 @@ class Machine:
     def finish(self, fetch: Fetch) -> None:
         """Every piece is here: the whole-file digest decides."""
         world, board = self.world, fetch.board
+        self.act(fetch)
+        if not board.is_full or board.is_searching:
+            return
         wrong = [
             piece for piece, root in fetch.landed.items() if root != world.truth(board.blob, piece)
         ]
@@ -232,7 +237,6 @@ class Machine:
             return
         del self.fetches[board.blob]
         self.whole[board.blob] = fetch.landed
-        self.act(fetch)
         self.begin()
 
 
@@ -244,7 +248,7 @@ class World:
         self.random = Random(seed)
         self.now = 100.0
         self.uplink = uplink
-        self.sizes: dict[Sha256, int] = {}
+        self.sizes: dict[Digest, int] = {}
         for number, size in enumerate(sizes):
             self.sizes[Sha256(hashlib.sha256(b"%d %d" % (seed, number)).hexdigest())] = size
         self.machines: list[Machine] = []
@@ -277,7 +281,7 @@ class World:
             count = -(-size // Board(machine.id, blob, size, 0.0, self.random).length)
             machine.whole[blob] = {piece: self.truth(blob, piece) for piece in range(count)}
 
-    def truth(self, blob: Sha256, piece: int) -> bytes:
+    def truth(self, blob: Digest, piece: int) -> bytes:
         return hashlib.sha256(f"{blob} {piece}".encode()).digest()
 
     def at(self, seconds: float, what: str, machine: Machine) -> None:
@@ -330,6 +334,10 @@ class World:
         """A pull begins, unless the holder has no slot."""
         holder = self.by_id[pull.peer]
         if holder.runs:
+            blob = fetch.board.blob
+            if not all(holder.content(blob, piece) for piece in range(pull.start, pull.stop)):
+                fetch.board.pull_missing(pull.number)
+                return
             running = [
                 (other, found, other_pull) for other, found, other_pull in self.running[holder.id]
             ]

@@ -8,12 +8,18 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from p2pmodels.clock import RealClock
+from p2pmodels.core.peer import PeerId
+from p2pmodels.sources.lan.links import LinkOptions
 from p2pmodels.store.room import RoomOptions
 from p2pmodels.store.store import Store, StoreOptions
+from p2pmodels.transfer.exchange import Exchange
 from p2pmodels.transfer.fetcher import Fetcher
+from p2pmodels.transfer.flows import Flows
+from p2pmodels.transfer.uploads import Uploads
 from p2pmodels.workers import Lane
 from tests.fakes import FakeClock
-from tests.sources_fakes import FakeNearby, FakeOrigins
+from tests.sources_fakes import FakeNearby, FakeOrigins, FakeShares
 
 
 @pytest.fixture
@@ -34,15 +40,40 @@ def origins() -> FakeOrigins:
 
 
 @pytest.fixture
-def nearby() -> FakeNearby:
+def nearby(monkeypatch: pytest.MonkeyPatch) -> FakeNearby:
+    monkeypatch.delenv("NOSWARM", raising=False)  # offers are what is tested here
     return FakeNearby()
 
 
 @pytest_asyncio.fixture
+async def rooms(store: Store) -> AsyncIterator[Exchange]:
+    """The real exchange of a machine that is alone; its rooms look at their boards by real time."""
+    clock = RealClock()
+    async with Exchange(
+        LinkOptions(PeerId("0" * 32), "0.1.0", 7879),
+        FakeShares(),
+        store.blobs,
+        Uploads(clock),
+        Flows(clock),
+        clock,
+        told_wait_s=lambda: 0.0,
+    ) as running:
+        yield running
+
+
+@pytest_asyncio.fixture
 async def fetcher(
-    store: Store, origins: FakeOrigins, nearby: FakeNearby, clock: FakeClock
+    store: Store, origins: FakeOrigins, nearby: FakeNearby, rooms: Exchange, clock: FakeClock
 ) -> AsyncIterator[Fetcher]:
     async with Fetcher(
-        store.blobs, store.figures, origins, nearby, clock, origins.on_blob
+        store.blobs,
+        store.figures,
+        origins,
+        nearby,
+        rooms,
+        Flows(clock),
+        clock,
+        origins.on_blob,
+        origins.on_public,
     ) as running:
         yield running

@@ -106,8 +106,8 @@ async def test_a_range_from_peers_waits_for_the_digest(
     fetch = await fetcher.open(want, ANONYMOUS)
     assert isinstance(fetch, Fetch)
     with fetch.hold():
-        async with asyncio.timeout(BOUND_S), fetch.changed:
-            await fetch.changed.wait_for(lambda: fetch.source == "origin")
+        async with asyncio.timeout(BOUND_S):
+            await origins.began.wait()
         assert fetch.readable_stop(0, 1000) == 0
         for _ in range(5):
             origins.gate.release()

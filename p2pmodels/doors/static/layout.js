@@ -122,7 +122,7 @@ function chosen(nodes, traffic) {
   const left = peers.filter((peer) => !shown.has(peer));
   const busy = left.filter((peer) => isBusy(traffic, peer.id)).length;
   const state = busy > 0 ? `${busy} of them busy` : "nothing to do now";
-  const name = `${left.length} more machines`;
+  const name = `${left.length} ${shown.size > 0 ? "more " : ""}machines`;
   return [...peers.filter((peer) => shown.has(peer)), { id: OTHERS, kind: "peer", name, state }];
 }
 

@@ -128,9 +128,7 @@ class Origins:
 
     def states(self) -> list[OriginState]:
         """Every origin in its configured order."""
-        return [
-            OriginState(r.origin.url, r.state, r.origin.is_hub, r.error) for r in self._ranked
-        ]
+        return [OriginState(r.origin.url, r.state, r.origin.is_hub, r.error) for r in self._ranked]
 
     @property
     def wait_s(self) -> float:

@@ -1,0 +1,89 @@
+"""Rooms of many machines, run on the boards that the daemon runs; every seed is a room of its own.
+
+A failing room names its seed: `pytest 'tests/simulation/test_rooms.py::test_...[seed]'` replays it.
+"""
+
+from __future__ import annotations
+
+import os
+from random import Random
+
+import pytest
+
+from p2pmodels.core.situation import LEASE_BYTES
+from tests.simulation.world import Machine, World
+
+MB = 1_000_000
+SEEDS = int(os.environ.get("P2PMODELS_ROOMS", "100"))  # rooms; more of them on a quiet night
+UPLINK = 16e6  # bytes a second
+
+
+def some_files(random: Random) -> list[int]:
+    """One file of several leases, or a model of many."""
+    if random.random() < 0.6:
+        return [random.randrange(34 * MB, 60 * MB)]
+    return [random.randrange(9 * MB, 30 * MB), *(random.randrange(1, MB) for _ in range(12))]
+
+
+def room(seed: int, harm: str) -> World:
+    random = Random(seed)
+    world = World(seed, some_files(random), UPLINK)
+    for _ in range(random.choice([2, 3, 4, 6, 8, 12, 16])):
+        machine = world.add()
+        world.at(random.random() * random.choice([0.1, 1.0, 3.0]), "arrive", machine)
+    harmed = random.choice(world.machines)
+    moment = random.uniform(0.5, 3.0)
+    match harm:
+        case "killed" | "frozen":
+            world.at(moment, {"killed": "kill", "frozen": "freeze"}[harm], harmed)
+        case "slow":
+            harmed.up = harmed.down = random.uniform(1e6, 3e6)
+        case "liar":
+            harmed.is_liar = True
+            harmed.lies = random.choice(["gives", "vouches"])
+        case "limited":
+            world.limit = max(1, len(world.sizes) // 2)
+            world.limit_window = 10.0
+        case "warm":
+            world.warm(harmed)
+        case _:
+            pass
+    return world
+
+
+HARMS = ("none", "killed", "frozen", "slow", "liar", "limited", "warm")
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_everyone_ends_with_the_right_bytes_and_the_uplink_carries_them_once(seed: int) -> None:
+    harm = HARMS[seed % len(HARMS)]
+    world = room(seed, harm)
+    total = sum(world.sizes.values())
+    world.run(until_s=60 + 8 * total / UPLINK)
+    honest = [machine for machine in world.machines if machine.runs and not machine.is_liar]
+    for machine in honest:
+        assert has_it_all(machine), f"seed {seed} ({harm}): machine {machine.number}"
+    from_origin = sum(m.origin_bytes for m in world.machines if not m.is_liar)
+    bound = allowed(world, harm)
+    assert from_origin <= bound, f"seed {seed} ({harm}): {from_origin / total:.3f} of the model"
+
+
+def allowed(world: World, harm: str) -> float:
+    """Bytes that the honest may take from the origin."""
+    total = sum(world.sizes.values())
+    if harm == "warm":
+        return 0.0
+    if harm in ("killed", "frozen", "slow"):
+        # What is lost with a machine: its leases, of which a room of three lets it have two.
+        return 1.1 * total + 2 * LEASE_BYTES
+    if harm == "liar":
+        return 2.1 * total  # what a liar costs the room: one more copy at the very most
+    return 1.1 * total
+
+
+def has_it_all(machine: Machine) -> bool:
+    """Whether it has every byte of every blob, as the origin published them."""
+    world = machine.world
+    return all(
+        machine.whole.get(blob) is not None
+        and all(root == world.truth(blob, piece) for piece, root in machine.whole[blob].items())
+        for blob in world.sizes
+    )
