@@ -11,7 +11,7 @@ Sans-io: frames, landed pieces and times go in, actions come out. The same code 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 
 from p2pmodels.core.actions import Action, Ban, Reject, Say, Start, Stop
@@ -29,8 +29,10 @@ from p2pmodels.core.wire import Lease as LeaseFrame
 
 ANSWER_S = 0.15  # seconds that peers have to say what they know, before the origin is asked
 HAVE_EVERY_S = 0.05  # seconds between two `have` of a blob: a frame a piece would drown a room
+HAVE_APART_S = 0.01  # seconds that every machine of the room adds to that
 LOOK_EVERY_S = 0.1  # seconds between looks at who stands still, in company
 LOOK_ALONE_S = 1.0
+FIRM_AFTER_S = 0.25  # seconds after which a lease is kept against one who begins the same
 AUDIT_GROWTH = 4  # times as many pieces in each search for a liar as in the one before
 AUDIT_APART_S = 0.4  # seconds between two machines' searches for a liar: the second hears of the first
 
@@ -38,7 +40,16 @@ AUDIT_APART_S = 0.4  # seconds between two machines' searches for a liar: the se
 class Board:
     """States: alone, in company; it is done when every piece has landed."""
 
-    def __init__(self, own: PeerId, blob: Digest, size: int, now: float, random: Random) -> None:
+    def __init__(
+        self,
+        own: PeerId,
+        blob: Digest,
+        size: int,
+        now: float,
+        random: Random,
+        under_way: Callable[[], Sequence[tuple[int, int]]] = tuple,
+    ) -> None:
+        """`under_way` tells the bytes (at, stop) that origin connections are fetching now."""
         self.own, self.blob, self.size = own, blob, size
         self.length = piece_length(size)
         self.pieces = -(-size // self.length)
@@ -48,7 +59,7 @@ class Board:
         self.pulls: dict[int, Pull] = {}
         self.testimony = Testimony(self.pieces)
         self.is_alone = False
-        self._random = random
+        self._random, self._under_way = random, under_way
         self._began = now
         self._origin_until = now
         self._awaited: dict[PeerId, float] = {}
@@ -120,6 +131,7 @@ class Board:
             case Want():
                 if self.members.get(peer) is not None:
                     self.testimony.retract(peer)
+                self._meet_company(now)
                 self.members.begins_anew(peer)
                 self._actions.extend(Say(peer, answer) for answer in self.answer())
             case Have():
@@ -186,7 +198,11 @@ class Board:
                 continue
             number = self.leases.number(start)
             is_equal = lease.is_takeover and not lease.landed
-            if (is_equal or not is_taken) and wins(self.blob, number, self.own, peer):
+            is_firm = not is_taken and now - lease.since > FIRM_AFTER_S
+            lease.is_takeover |= is_firm  # it says so more strongly
+            if is_firm or (
+                (is_equal or not is_taken) and wins(self.blob, number, self.own, peer)
+            ):
                 self._actions.append(Say(peer, self._frame(lease)))
                 return
             self.leases.cut(lease, start, stop)
@@ -312,10 +328,10 @@ class Board:
 
     # what to do
 
-    def step(self, now: float, under_way: Sequence[tuple[int, int]] = ()) -> list[Action]:
-        """What follows from all that was told; `under_way` as `Claims.under_way` says."""
+    def step(self, now: float) -> list[Action]:
+        """What follows from all that was told."""
         self.members.look(now)
-        self._look_for_company(now, under_way)
+        self._look_for_company(now)
         situation = self._situation(now)
         for pull in pick_sick(situation):
             pull.is_sick = True
@@ -340,25 +356,32 @@ class Board:
         times = [until for until in self._awaited.values() if until > now]
         times.append(now + (LOOK_ALONE_S if self.is_alone else LOOK_EVERY_S))
         if self._fresh:
-            times.append(max(now, self._said_at + HAVE_EVERY_S))
+            times.append(max(now, self._said_at + self._have_every_s))
         return min(times)
 
-    def _look_for_company(self, now: float, under_way: Sequence[tuple[int, int]]) -> None:
-        """Alone or not? What is under way when company comes becomes our first leases."""
+    def _look_for_company(self, now: float) -> None:
+        """Alone or not?"""
         has_company = any(
             member.is_usable and (member.is_wanting or self._gives(member))
             for member in self.members
         )
-        if has_company and self.is_alone:
-            for at, stop in under_way:
-                first = at // self.length
-                end = (self.leases.number(first) + 1) * self.leases.step
-                last = min(-(-stop // self.length), end, self.pieces)
-                if first < last:
-                    self._tell(self._frame(self.leases.add(self.own, first, last, now)))
-        elif not has_company and not self.is_alone:
+        if has_company:
+            self._meet_company(now)
+        elif not self.is_alone:
             self.leases.free(self.own, 0, self.pieces, now)
         self.is_alone = not has_company and not self._is_gathering(now)
+
+    def _meet_company(self, now: float) -> None:
+        """What is under way when company comes becomes our first leases."""
+        if not self.is_alone:
+            return
+        self.is_alone = False
+        for at, stop in self._under_way():
+            first = at // self.length
+            end = (self.leases.number(first) + 1) * self.leases.step
+            last = min(-(-stop // self.length), end, self.pieces)
+            if first < last:
+                self._tell(self._frame(self.leases.add(self.own, first, last, now)))
 
     def _is_gathering(self, now: float) -> bool:
         """Whether peers that were asked may still answer."""
@@ -448,9 +471,13 @@ class Board:
         """Say it to everybody who wants the blob."""
         self._actions.extend(Say(peer, frame) for peer in self.members.wanting())
 
+    @property
+    def _have_every_s(self) -> float:
+        return max(HAVE_EVERY_S, HAVE_APART_S * len(self.members.by_id))
+
     def _tell_fresh(self, now: float) -> None:
         """Tell everybody who wants the blob of the pieces that are new here and that it lacks."""
-        if not self._fresh or (now - self._said_at < HAVE_EVERY_S and not self.is_full):
+        if not self._fresh or (now < self._said_at + self._have_every_s and not self.is_full):
             return
         for peer in self.members.wanting():
             has = self.members.add(peer).has

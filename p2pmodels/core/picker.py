@@ -41,11 +41,11 @@ from p2pmodels.core.situation import (
 )
 
 ORIGIN_STREAMS = 4  # leases under way that a room of one to four machines keeps up together
-BEGIN_AFTER_S = 0.5  # seconds an owner has to begin its lease before others may
+BEGIN_AFTER_S = 1.0  # seconds an owner has to begin its lease before others may
 LOOK_AT_LEASES = 64  # leases that may be taken of others, looked at in one choice
 RANK_STEP_S = 0.15  # seconds between the turns of two ranks; a `lease` frame takes far less
-PROGRESS_FIRST_S = 3.0  # seconds for the first piece of a lease; origins are slow to begin
-PROGRESS_MIN_S = 1.0  # seconds without a piece before a lease may pass on, at the least
+PROGRESS_FIRST_S = 5.0  # seconds for the first piece of a lease; origins are slow to begin
+PROGRESS_MIN_S = 2.0  # seconds without a piece before a lease may pass on, at the least
 PROGRESS_MAX_S = 15.0  # and at the most, however slow the room's origin is
 PROGRESS_PACES = 4.0  # paces of the room that a lease may stand still
 SLOW_FACTOR = 3.0  # a lease that will take so many times as long as it would here passes on

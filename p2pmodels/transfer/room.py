@@ -22,6 +22,7 @@ from p2pmodels.clock import Clock
 from p2pmodels.core.actions import Action, Ban, Reject, Say, Start, Stop
 from p2pmodels.core.board import Board
 from p2pmodels.core.peer import PeerId
+from p2pmodels.core.pieces import RangeSet
 from p2pmodels.core.situation import Pull
 from p2pmodels.core.wire import Frame, Have
 from p2pmodels.errors import (
@@ -79,14 +80,15 @@ class Room:
         self.fetch, self.partial = fetch, partial
         self._parts, self._clock = parts, parts.clock
         self._random = random.Random()  # noqa: S311  choice among equals, no secret
+        self.claims = Claims(RangeSet())
         self.board = Board(
             parts.own,
             fetch.want.entry.digest,
             fetch.want.entry.size,
             parts.clock.monotonic(),
             self._random,
+            self.claims.under_way,
         )
-        self.claims = Claims(self.board.claims())
         self._peers: dict[PeerId, Linked] = {}
         self._givers: dict[int, PeerId] = {}
         self._came: deque[tuple[int, int]] = deque()
@@ -166,7 +168,7 @@ class Room:
         board, now = self.board, self._clock.monotonic()
         self._announce_when_public()
         board.reads(self.fetch.positions())
-        for action in board.step(now, self.claims.under_way()):
+        for action in board.step(now):
             self._act(action)
         claims = board.claims()
         if claims != self.claims.ranges:

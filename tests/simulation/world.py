@@ -90,8 +90,12 @@ class Machine:
         while self.wanted and len(self.fetches) < self.at_once:
             blob = self.wanted.popleft()
             size = world.sizes[blob]
-            board = Board(self.id, blob, size, world.now, Random(world.random.random()))
-            fetch = self.fetches[blob] = Fetch(board)
+            streams: list[Stream] = []
+            board = Board(
+                self.id, blob, size, world.now, Random(world.random.random()),
+                lambda streams=streams: [(stream.at, stream.stop) for stream in streams],
+            )
+            fetch = self.fetches[blob] = Fetch(board, streams=streams)
             for peer in world.neighbours(self):
                 world.post(self, peer, board.asked(peer.id, world.now))
             fetch.looks_at = world.now
@@ -129,9 +133,8 @@ class Machine:
     def act(self, fetch: Fetch) -> None:
         """One step of a board, and what it wants done."""
         world, board = self.world, fetch.board
-        under_way = [(stream.at, stream.stop) for stream in fetch.streams]
         board.reads([0])
-        for action in board.step(world.now, under_way):
+        for action in board.step(world.now):
             match action:
                 case Say(peer, frame):
                     world.post(self, world.by_id[peer], frame)

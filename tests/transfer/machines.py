@@ -309,6 +309,8 @@ class Room:
 @asynccontextmanager
 async def room_of(folder: Path, lane: Lane) -> AsyncIterator[Room]:
     """A hub without a repo, and no machine yet."""
+    # Rooms choose by measured rates: asyncio's debug mode makes the LAN slower than the uplink.
+    asyncio.get_running_loop().set_debug(False)
     async with AsyncExitStack() as exits:
         hub = await exits.enter_async_context(Hub())
         room = Room(hub, folder, lane, exits)

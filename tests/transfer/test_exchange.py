@@ -18,6 +18,7 @@ from p2pmodels.core.wire import Want as WantFrame
 from p2pmodels.demo.hub import Faults
 from p2pmodels.errors import AccessRefused, NotFound, Overloaded, P2PModelsError, SourceFailed
 from p2pmodels.sources.origin import retry
+from p2pmodels.transfer import fetcher as fetcher_module
 from p2pmodels.workers import Lane
 from tests.contents import content
 from tests.transfer.machines import (
@@ -33,8 +34,8 @@ from tests.transfer.machines import (
 
 TOKEN = Secret("hf_" + "c" * 34)  # made up
 
-SMALL, LARGE = 12 * MIB + 5, 48 * MIB + 5  # bytes: one lease; and six of them
-SLOW = 40_000_000  # bytes/s of the hub, so that a file takes as long as a few rounds of the room
+SMALL, LARGE = 8 * MIB + 5, 40 * MIB + 5  # bytes: one lease; and six of them
+SLOW = 16_000_000  # bytes/s of the hub: an uplink, much slower than the LAN
 
 
 @pytest_asyncio.fixture
@@ -249,3 +250,82 @@ async def test_when_the_origin_asks_one_machine_to_wait_another_takes_its_lease(
     assert all(reader.result() == data for reader in readers)
     assert len(room.hub.requests(status=429)) == 1
     assert room.hub.file_bytes() <= SMALL * 1.10
+
+
+# readers and machines that come and go (reliability G2, G5, G7)
+
+
+@pytest.mark.asyncio
+async def test_when_a_machine_gives_up_what_it_fetches_for_the_room_the_others_go_on(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its only client leaves; the machine stays in the room."""
+    monkeypatch.setattr(fetcher_module, "GRACE_S", 0.1)
+    data, _ = content(LARGE)
+    room.publish({FILE: data})
+    room.hub.faults.rate_bytes_per_s = SLOW
+    machines = await room.add(3)
+    async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as group:
+        readers = [group.create_task(m.read()) for m in machines]
+        await room.hub.until(lambda: room.hub.file_bytes() > LARGE // 3, LIMIT_S)
+        readers[0].cancel()
+    assert [reader.result() == data for reader in readers[1:]] == [True, True]
+    assert machines[0].store.blobs.find(content(LARGE)[1]) is None
+    assert room.hub.file_bytes() <= LARGE * 1.3
+
+
+@pytest.mark.asyncio
+async def test_ranges_and_backward_seeks_get_the_right_bytes_while_the_room_fetches(
+    room: Room,
+) -> None:
+    data, _ = content(LARGE)
+    room.publish({FILE: data})
+    room.hub.faults.rate_bytes_per_s = SLOW
+    machines = await room.add(2)
+    ends = (LARGE - 1, 30 * MIB + 3, 20 * MIB, 5 * MIB + 1, 100)  # from the end to the beginning
+    spans = [(stop - min(stop, 300_000), stop) for stop in ends]
+
+    async def seek(machine: Machine) -> None:
+        fetch = await machine.fetch()
+        for start, stop in spans:
+            assert await machine.read_on(fetch, start, stop) == data[start:stop]
+        assert await machine.read_on(fetch, 0, LARGE) == data
+
+    async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as group:
+        for machine in machines:
+            group.create_task(seek(machine))
+    assert room.hub.file_bytes() <= LARGE * 1.10
+
+
+@pytest.mark.asyncio
+async def test_a_machine_that_leaves_at_any_moment_leaves_nothing_behind(
+    tmp_path: Path, lane: Lane
+) -> None:
+    """No task, no open file, and what it kept is true: the next machine goes on from it."""
+    data, digest = content(SMALL)
+    files_before = open_files()
+    for moment in (0.0, 0.02, 0.1, 0.3):
+        async with room_of(tmp_path / str(moment), lane) as room:
+            room.publish({FILE: data})
+            room.hub.faults.rate_bytes_per_s = SLOW
+            first, second = await room.add(2)
+            for machine in (first, second):
+                await machine.fetch()
+            reading = [asyncio.ensure_future(m.read()) for m in (first, second)]
+            await room.hub.until(
+                lambda room=room, moment=moment: room.hub.file_bytes() >= SMALL * moment, LIMIT_S
+            )
+            await first.die()
+            assert await reading[1] == data
+            reading[0].cancel()
+            with contextlib.suppress(asyncio.CancelledError, P2PModelsError):
+                await reading[0]
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert open_files() == files_before
+        for path in (tmp_path / str(moment)).rglob(digest.value):
+            if path.parent.parent.name == "blobs":
+                assert path.read_bytes() == data
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
