@@ -26,34 +26,39 @@ from aiohttp import web
 
 from p2pmodels import __version__
 from p2pmodels.clock import Clock, RealClock
-from p2pmodels.config import Config, ListenAddress
+from p2pmodels.config import Config
 from p2pmodels.core.manifest import Manifest
 from p2pmodels.core.names import RepoId
 from p2pmodels.core.peer import Hello, PeerId
 from p2pmodels.core.secret import Secret
+from p2pmodels.doors import views
 from p2pmodels.doors.app import local_app
 from p2pmodels.doors.guard import GuardOptions
 from p2pmodels.doors.parts import Identity, Parts
 from p2pmodels.doors.peer import peer_app
 from p2pmodels.doors.work import SnapshotFetch, check_store
-from p2pmodels.errors import ConfigError
 from p2pmodels.notify import notify, watchdog_interval_s
+from p2pmodels.options import (
+    BACKLOG,
+    bind,
+    lan_options,
+    link_options,
+    origin_options,
+    store_options,
+    swarm_options,
+)
 from p2pmodels.shipped import shipped_torrents
-from p2pmodels.sources.lan.lan import Lan, LanOptions
-from p2pmodels.sources.lan.links import LinkOptions
-from p2pmodels.sources.origin.options import OriginOptions
+from p2pmodels.sources.lan.lan import Lan
 from p2pmodels.sources.origin.origins import Origins
-from p2pmodels.sources.swarm.settings import SwarmOptions
 from p2pmodels.sources.swarm.swarm import Swarm
 from p2pmodels.sources.swarm.torrents import read_torrent
 from p2pmodels.store.figures import SHARED
-from p2pmodels.store.room import RoomOptions
-from p2pmodels.store.store import Store, StoreOptions
+from p2pmodels.store.store import Store
 from p2pmodels.supervision import supervise
 from p2pmodels.transfer.catalogue import Catalogue
 from p2pmodels.transfer.exchange import Exchange
 from p2pmodels.transfer.fetcher import Fetcher
-from p2pmodels.transfer.flows import Flows
+from p2pmodels.transfer.flows import SELF, Flows
 from p2pmodels.transfer.nearby import Nearby
 from p2pmodels.transfer.resolve import Resolver
 from p2pmodels.transfer.sharing import Sharing, SharingOptions
@@ -65,25 +70,11 @@ log = logging.getLogger(__name__)
 RESPONSES_END_S = 3.0  # seconds that running answers are given at the end
 KEEPALIVE_S = 15.0  # seconds; aiohttp's default of an hour is a gift to slowloris
 LINGER_S = 2.0  # seconds a connection is kept after its unread body was refused
-BACKLOG = 512  # connections that wait to be accepted: a class that starts together
 UMASK = 0o077  # nobody else reads the cache: it may hold what only its owner may see
 
 
 class _Stopping(Exception):
     """The ordinary end."""
-
-
-def bind(address: ListenAddress, what: str) -> socket.socket:
-    """A listening socket. Raises ConfigError when the port is taken."""
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    try:
-        return socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise ConfigError(
-            f"{what} cannot listen on {address}: {error.strerror}",
-            advice=f"Another program has the port (`ss -ltnp 'sport = :{address.port}'` names it);"
-            " stop it, or choose another port (0 takes a free one).",
-        ) from error
 
 
 def _kept_text(path: Path, make: Callable[[], str]) -> str:
@@ -138,7 +129,7 @@ class Daemon:
         """Enter every part; what is entered last ends first."""
         config, clock = self.config, self._clock
         lane = await exits.enter_async_context(workers())
-        store = Store(_store_options(config), lane, clock)
+        store = Store(store_options(config), lane, clock)
         await exits.enter_async_context(store)
         peer_id = PeerId(_kept_text(config.data_dir / "id", lambda: secrets.token_hex(16)))
         token = Secret(_kept_text(config.data_dir / "control-token", secrets.token_urlsafe))
@@ -146,18 +137,18 @@ class Daemon:
         exits.callback(local.close)
         exits.callback(peer.close)
         swarm = Swarm(
-            _swarm_options(config),
+            swarm_options(config),
             lane,
             clock,
             on_broken_seed=lambda torrent, why: parts.sharing.on_broken_seed(torrent, why),
         )
         if config.swarm.is_enabled:
             await exits.enter_async_context(swarm)
-        exits.callback(_keep_shared_bytes, store, swarm)
-        origins = await exits.enter_async_context(Origins(_origin_options(config), clock))
+        exits.callback(lambda: store.figures.count(SHARED, views.shared_now(parts)))
+        origins = await exits.enter_async_context(Origins(origin_options(config), clock))
         identity = self._identity(peer_id, local, peer, swarm)
         set_state = identity.states.__setitem__
-        lan = Lan(_lan_options(config, identity, peer), clock, on_state=set_state)
+        lan = Lan(lan_options(config, identity, peer), clock, on_state=set_state)
         parts = await self._compose(identity, store, swarm, origins, lan, lane)
         guarded = GuardOptions(tuple(config.web.allowed_hosts), tuple(config.web.allowed_origins))
         peer_port = peer.getsockname()[1]
@@ -170,7 +161,7 @@ class Daemon:
             guarded,
             clock,
             lane,
-            needs_ticket=config.lan.group_secret_file is not None,
+            needs_ticket=parts.exchange.needs_secret,
         )
         # Entered in this order, so that the end is: stop to accept, withdraw mDNS, cancel fetches,
         # let running answers finish, close the swarm, write the store.
@@ -208,22 +199,26 @@ class Daemon:
             SharingOptions(config.share.is_enabled), store, swarm, origins, complete, lane, clock
         )
         sharing.ship([read_torrent(data) for data in await lane.run(shipped_torrents)])
-        nearby = Nearby(lan, swarm, store.snapshots, sharing, lane)
-        uploads, flows = Uploads(clock, config.swarm.upload_limit_bytes_per_s), Flows(clock)
+        flows = Flows(clock)
+        nearby = Nearby(lan, swarm, store.snapshots, sharing, flows, lane)
+        uploads = Uploads(
+            clock,
+            config.swarm.upload_limit_bytes_per_s,
+            on_sent=lambda peer, amount: flows.count(SELF, str(peer), amount),
+        )
         exchange = Exchange(
-            LinkOptions(
-                PeerId(identity.id),
-                __version__,
-                lan.options.peer_port,
-                config.lan.read_group_secret(),
-            ),
+            link_options(config, lan.options),
             sharing,
             store.blobs,
             uploads,
             flows,
             clock,
             told_wait_s=lambda: origins.told_wait_s,
+            on_peers_wait=origins.defer,
         )
+        if exchange.needs_secret:
+            lan.ticket = exchange.links.ticket_for
+            nearby.is_member = exchange.links.is_linked
         fetcher = Fetcher(
             store.blobs,
             store.figures,
@@ -232,8 +227,7 @@ class Daemon:
             exchange,
             flows,
             clock,
-            sharing.on_blob,
-            sharing.witnessed,
+            sharing,
         )
         sharing.is_fetching = fetcher.is_fetching
         resolver = Resolver(store.snapshots, origins, clock, config.fetch.branch_ttl_s)
@@ -327,56 +321,8 @@ async def _stop_when(told: asyncio.Event) -> NoReturn:
     raise _Stopping
 
 
-def _store_options(config: Config) -> StoreOptions:
-    room = RoomOptions(config.store.cache_limit_bytes, config.store.free_floor_bytes)
-    return StoreOptions(config.data_dir, room)
-
-
-def _free_port(host: str) -> int:
-    """A TCP port that is free on every address; libtorrent would take another on each of them."""
-    with bind(ListenAddress(host, 0), "swarm.port") as free:
-        port: int = free.getsockname()[1]
-        return port
-
-
-def _swarm_options(config: Config) -> SwarmOptions:
-    host = config.lan.listen.host
-    return SwarmOptions(
-        listen_host=host,
-        port=config.swarm.port or _free_port(host),
-        is_wan_enabled=config.swarm.is_wan_enabled,
-        lan_networks=tuple(map(str, config.lan.networks)),
-        upload_limit_bytes_per_s=config.swarm.upload_limit_bytes_per_s,
-        download_limit_bytes_per_s=config.swarm.download_limit_bytes_per_s,
-        trackers=tuple(config.swarm.trackers),
-    )
-
-
-def _origin_options(config: Config) -> list[OriginOptions]:
-    return [
-        OriginOptions(origin.url, origin.read_token(), origin.kind.value)
-        for origin in config.origin
-    ]
-
-
-def _lan_options(config: Config, identity: Identity, peer: socket.socket) -> LanOptions:
-    return LanOptions(
-        id=PeerId(identity.id),
-        listen_host=peer.getsockname()[0],
-        peer_port=peer.getsockname()[1],
-        bt_port=identity.bt_port,
-        is_mdns_enabled=config.lan.is_mdns_enabled,
-        peers=tuple(config.lan.peers),
-        networks=tuple(map(str, config.lan.networks)),
-    )
-
-
 def _hello(identity: Identity, peer_port: int) -> Hello:
     return Hello(PeerId(identity.id), __version__, 1, identity.bt_port, peer_port)
-
-
-def _keep_shared_bytes(store: Store, swarm: Swarm) -> None:
-    store.figures.count(SHARED, swarm.totals()[1])
 
 
 def _ready_line(parts: Parts) -> None:
@@ -424,6 +370,6 @@ async def offline_check(
     """The events of `check` or `repair` on a data folder that no daemon uses."""
     os.umask(UMASK)
     clock = RealClock()
-    async with workers() as lane, Store(_store_options(config), lane, clock) as store:
+    async with workers() as lane, Store(store_options(config), lane, clock) as store:
         async for event in check_store(store, repo, repair=repair):
             yield event

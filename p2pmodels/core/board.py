@@ -12,29 +12,29 @@ Sans-io: frames, landed pieces and times go in, actions come out. The same code 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from random import Random
 
 from p2pmodels.core.actions import Action, Ban, Reject, Say, Start, Stop
+from p2pmodels.core.chance import Chance
 from p2pmodels.core.digests import Digest
-from p2pmodels.core.haves import have_frames
+from p2pmodels.core.frames import have_frames, lease_frame
 from p2pmodels.core.leases import Leases
 from p2pmodels.core.members import Members
 from p2pmodels.core.peer import PeerId
-from p2pmodels.core.picker import is_live, pick_leases, pick_pulls, pick_sick, wins
+from p2pmodels.core.picker import is_live, pick_leases, pick_pulls, pick_sick
 from p2pmodels.core.pieces import RangeSet, piece_length
-from p2pmodels.core.situation import Ask, Lease, Member, Pull, Situation
+from p2pmodels.core.pulls import Pulls
+from p2pmodels.core.search import Search
+from p2pmodels.core.situation import Lease, Situation, ones
 from p2pmodels.core.testimony import Testimony
 from p2pmodels.core.wire import Busy, Frame, Have, LeaseState, Unwant, Want
 from p2pmodels.core.wire import Lease as LeaseFrame
 
 ANSWER_S = 0.15  # seconds that peers have to say what they know, before the origin is asked
+TALKING_ANSWER_S = 1.0  # the same for peers that said something in the last second
 HAVE_EVERY_S = 0.05  # seconds between two `have` of a blob: a frame a piece would drown a room
 HAVE_APART_S = 0.01  # seconds that every machine of the room adds to that
 LOOK_EVERY_S = 0.1  # seconds between looks at who stands still, in company
 LOOK_ALONE_S = 1.0
-FIRM_AFTER_S = 0.25  # seconds after which a lease is kept against one who begins the same
-AUDIT_GROWTH = 4  # times as many pieces in each search for a liar as in the one before
-AUDIT_APART_S = 0.4  # seconds between two machines' searches for a liar: the second hears of the first
 
 
 class Board:
@@ -46,7 +46,7 @@ class Board:
         blob: Digest,
         size: int,
         now: float,
-        random: Random,
+        random: Chance,
         under_way: Callable[[], Sequence[tuple[int, int]]] = tuple,
     ) -> None:
         """`under_way` tells the bytes (at, stop) that origin connections are fetching now."""
@@ -55,8 +55,8 @@ class Board:
         self.pieces = -(-size // self.length)
         self.ours = bytearray(self.pieces)
         self.members = Members(self.pieces)
-        self.leases = Leases(size)
-        self.pulls: dict[int, Pull] = {}
+        self.leases = Leases(blob, size)
+        self.pulls = Pulls(self.members)
         self.testimony = Testimony(self.pieces)
         self.is_alone = False
         self._random, self._under_way = random, under_way
@@ -69,10 +69,7 @@ class Board:
         self._vouched = bytearray(self.pieces)
         self._fresh: list[int] = []
         self._said_at = now
-        self._number = 0
-        self._audits: set[int] = set()
-        self._audit_at: float | None = None
-        self._audited = 0
+        self._search = Search(self.testimony, random)
         self._is_anew = False
         self._actions: list[Action] = []
 
@@ -85,24 +82,24 @@ class Board:
     @property
     def is_searching(self) -> bool:
         """Whether it is being found out who gave wrong bytes."""
-        return bool(self._audits) or self._audit_at is not None
+        return self._search.is_on
 
     def claims(self) -> RangeSet | None:
         """The bytes to take from the origin now; None for all that are missing."""
-        if self.is_alone and not self._audits:
+        if self.is_alone and not self._search.pieces:
             return None
         claims = RangeSet()
         for lease in self.leases.of(self.own):
             for piece in range(lease.start, lease.stop):
                 if lease.is_takeover or not self.members.holders[piece]:
                     claims.add(*self._bytes(piece, piece + 1))
-        for piece in self._audits:
+        for piece in self._search.pieces:
             claims.add(*self._bytes(piece, piece + 1))
         return claims
 
     def can_others_help(self, now: float) -> bool:
         """Whether somebody has, or is about to get, something that we lack."""
-        if any(member.is_usable and self._gives(member) for member in self.members):
+        if self.members.give(self.ours):
             return True
         situation = self._situation(now)
         return any(lease.holder != self.own and is_live(situation, lease) for lease in self.leases)
@@ -112,14 +109,17 @@ class Board:
         frames: list[Frame] = [*self._haves(list(self._roots))]
         if not frames:
             frames.append(Have(self.blob, self.size, True, (), ()))
-        frames.extend(self._frame(lease) for lease in self.leases.of(self.own))
+        frames.extend(lease_frame(self.blob, lease) for lease in self.leases.of(self.own))
         return frames
 
     # what peers say
 
-    def asked(self, peer: PeerId, now: float) -> Want:
-        """The frame by which a peer is asked what it knows; its answer is awaited for a moment."""
-        self._awaited[peer] = now + ANSWER_S
+    def asked(self, peer: PeerId, now: float, *, is_talking: bool = False) -> Want:
+        """The frame by which a peer is asked what it knows; its answer is awaited for a moment.
+
+        A bit longer for one that `is_talking`: it is there, and busy with the same model.
+        """
+        self._awaited[peer] = now + (TALKING_ANSWER_S if is_talking else ANSWER_S)
         return Want(self.blob, self.size)
 
     def heard(self, peer: PeerId, frame: Frame, now: float) -> None:
@@ -149,9 +149,7 @@ class Board:
         """Its link has ended: what it had and held is gone."""
         self._awaited.pop(peer, None)
         self.leases.free(peer, 0, self.pieces, now)
-        for pull in [pull for pull in self.pulls.values() if pull.peer == peer]:
-            self._drop(pull)
-            self._actions.append(Stop(pull.number))
+        self._actions.extend(Stop(pull.number) for pull in self.pulls.drop(peer))
         self.members.remove(peer)
 
     def _has(self, peer: PeerId, have: Have, now: float) -> None:
@@ -193,23 +191,9 @@ class Board:
             return
         self.members.add(peer).is_wanting = True
         is_taken = frame.state is LeaseState.TAKEN
-        for lease in self.leases.of(self.own):
-            if lease.stop <= start or stop <= lease.start:
-                continue
-            number = self.leases.number(start)
-            is_equal = lease.is_takeover and not lease.landed
-            is_firm = not is_taken and now - lease.since > FIRM_AFTER_S
-            lease.is_takeover |= is_firm  # it says so more strongly
-            if is_firm or (
-                (is_equal or not is_taken) and wins(self.blob, number, self.own, peer)
-            ):
-                self._actions.append(Say(peer, self._frame(lease)))
-                return
-            self.leases.cut(lease, start, stop)
-        if is_taken:
-            self.leases.take_over(peer, start, stop, now)
-        else:
-            self.leases.add(peer, start, stop, now)
+        kept = self.leases.contest(self.own, peer, (start, stop), now, is_taken=is_taken)
+        if kept is not None:
+            self._actions.append(Say(peer, lease_frame(self.blob, kept)))
 
     # what happens here
 
@@ -240,7 +224,7 @@ class Board:
             self.testimony.given(giver, piece)
         elif is_vouched:
             self._vouched[piece] = 1
-            self._audits.discard(piece)
+            self._search.pieces.discard(piece)
             for liar in self.testimony.settle(piece, root):
                 self._ban(liar, f"a wrong piece {piece}", now)
         if not self.ours[piece]:
@@ -250,75 +234,12 @@ class Board:
             self.leases.end(self._is_done)
         self._shown_since.pop(piece, None)
 
-    def forget(self, pieces: Iterable[int]) -> None:
-        """These pieces are gone from our disk again."""
-        for piece in pieces:
-            self.ours[piece] = self._vouched[piece] = 0
-            self._roots.pop(piece, None)
-
     def digest_failed(self, now: float) -> bool:
         """The whole file is wrong: pieces of each source will be taken from the origin.
 
-        One of each at first, four times as many each time that finds nothing; in company a little
-        later, at random: what one machine finds out the others hear of.
         Returns False when the origin itself gave every piece, or nobody knows who did.
         """
-        if not self.testimony.witnesses(self._here(), 1, self._random):
-            return False
-        spread = AUDIT_APART_S * len(self.members.wanting())
-        self._audit_at = now + self._random.random() * spread
-        return True
-
-    def _audit(self) -> None:
-        """Take pieces of each source from the origin; who lied shows then."""
-        self._audit_at = None
-        if self.is_full:
-            count = AUDIT_GROWTH**self._audited
-            chosen = self.testimony.witnesses(self._here(), count, self._random)
-            self._audited += 1
-            self._audits |= chosen
-            self._reject(chosen)
-
-    def _here(self) -> list[int]:
-        return [piece for piece, is_here in enumerate(self.ours) if is_here]
-
-    def pull_progressed(self, number: int, received: int, piece: int, now: float) -> None:
-        """Bytes of a pull came; `piece` is the first that is not here."""
-        pull = self.pulls.get(number)
-        if pull is not None:
-            pull.received += received
-            pull.at = max(pull.at, piece)
-            pull.progressed = now
-
-    def pull_ended(self, number: int, now: float) -> None:
-        """A pull has brought all that was asked."""
-        pull = self.pulls.get(number)
-        if pull is not None:
-            self._drop(pull)
-            self.members.gave(pull, now)
-
-    def pull_failed(self, number: int, now: float) -> None:
-        """A pull broke off."""
-        pull = self.pulls.get(number)
-        if pull is not None:
-            self._drop(pull)
-            self.members.strike(pull.peer, now)
-
-    def pull_refused(self, number: int, now: float, pause_s: float) -> None:
-        """The holder has no slot free; it asked to be left alone for so long."""
-        pull = self.pulls.get(number)
-        if pull is not None:
-            self._drop(pull)
-            member = self.members.get(pull.peer)
-            if member is not None:
-                member.paused_until = max(member.paused_until, now + pause_s)
-
-    def pull_missing(self, number: int) -> None:
-        """The holder has it no longer."""
-        pull = self.pulls.get(number)
-        if pull is not None:
-            self._drop(pull)
-            self.members.lacks(pull.peer, range(pull.start, pull.stop))
+        return self._search.plan(list(ones(self.ours)), len(self.members.wanting()), now)
 
     def origin_fails(self, wait_s: float, now: float) -> None:
         """The origin gives us nothing for so long: others may get it, so our leases are theirs."""
@@ -337,14 +258,12 @@ class Board:
             pull.is_sick = True
             self.members.strike(pull.peer, now)
         for ask in pick_pulls(situation, self._random):
-            self._start(ask, now)
-        if not self.is_alone and not self._is_gathering(now):
+            self._actions.append(Start(self.pulls.start(ask, now)))
+        if not self.is_alone and not self._is_awaiting(now):
             for take in pick_leases(situation):
                 begin = self.leases.take_over if take.is_takeover else self.leases.add
-                self._tell(self._frame(begin(self.own, take.start, take.stop, now)))
-        self._settle_doubts()
-        if self._audit_at is not None and now >= self._audit_at:
-            self._audit()
+                self._tell(lease_frame(self.blob, begin(self.own, take.start, take.stop, now)))
+        self._look_for_liars(now)
         self._tell_fresh(now)
         if self._is_anew:
             self._begin_anew()
@@ -359,33 +278,25 @@ class Board:
             times.append(max(now, self._said_at + self._have_every_s))
         return min(times)
 
+    def _is_awaiting(self, now: float) -> bool:
+        return any(now < until for until in self._awaited.values())
+
     def _look_for_company(self, now: float) -> None:
         """Alone or not?"""
-        has_company = any(
-            member.is_usable and (member.is_wanting or self._gives(member))
-            for member in self.members
-        )
+        has_company = self.members.want() or self.members.give(self.ours)
         if has_company:
             self._meet_company(now)
         elif not self.is_alone:
             self.leases.free(self.own, 0, self.pieces, now)
-        self.is_alone = not has_company and not self._is_gathering(now)
+        self.is_alone = not (has_company or self._is_awaiting(now))
 
     def _meet_company(self, now: float) -> None:
         """What is under way when company comes becomes our first leases."""
         if not self.is_alone:
             return
         self.is_alone = False
-        for at, stop in self._under_way():
-            first = at // self.length
-            end = (self.leases.number(first) + 1) * self.leases.step
-            last = min(-(-stop // self.length), end, self.pieces)
-            if first < last:
-                self._tell(self._frame(self.leases.add(self.own, first, last, now)))
-
-    def _is_gathering(self, now: float) -> bool:
-        """Whether peers that were asked may still answer."""
-        return any(now < until for until in self._awaited.values())
+        for lease in self.leases.cover(self.own, self._under_way(), self.length, now):
+            self._tell(lease_frame(self.blob, lease))
 
     def _situation(self, now: float) -> Situation:
         origin_until = now + self.members.origin_wait_s(now)
@@ -398,7 +309,7 @@ class Board:
             members=self.members.by_id,
             holders=self.members.holders,
             leases=self.leases.all,
-            pulls=list(self.pulls.values()),
+            pulls=list(self.pulls),
             readers=self._readers,
             began=self._began,
             free_since=self.leases.free_since,
@@ -406,34 +317,17 @@ class Board:
             pace=self.leases.pace,
             peak=self.leases.peak,
             can_ask_origin=now >= max(origin_until, self._origin_until),
-            closed=self.testimony.in_doubt | self._audits,
+            closed=self.testimony.in_doubt | self._search.pieces,
         )
 
-    def _start(self, ask: Ask, now: float) -> None:
-        self._number += 1
-        pull = Pull(self._number, ask.peer, ask.start, ask.stop, now, now, ask.start)
-        self.pulls[pull.number] = pull
-        self.members.add(ask.peer).pulls += 1
-        self._actions.append(Start(pull))
+    def _is_settled(self) -> bool:  # the whole-file digest decides now, or has decided well
+        return self.is_full and not self._search.rounds
 
-    def _drop(self, pull: Pull) -> None:
-        del self.pulls[pull.number]
-        member = self.members.get(pull.peer)
-        if member is not None:
-            member.pulls -= 1
-
-    @property
-    def _is_settled(self) -> bool:
-        """Whether the whole-file digest is to decide now, or has decided well."""
-        return self.is_full and not self._audited
-
-    def _settle_doubts(self) -> None:
-        """One piece in doubt is enough to find a liar; the others wait for that."""
-        if not self._audits and self.testimony.in_doubt and not self._is_settled:
-            piece = min(self.testimony.in_doubt)
-            self._audits.add(piece)
-            if self.ours[piece]:
-                self._reject([piece])
+    def _look_for_liars(self, now: float) -> None:
+        if self.is_full:
+            self._reject(self._search.begin(list(ones(self.ours)), now))
+        if not self._is_settled():
+            self._reject(piece for piece in self._search.doubt() if self.ours[piece])
 
     def expel(self, peer: PeerId, now: float) -> None:
         """It was caught lying, here or over another blob: nothing it said or gave counts."""
@@ -442,7 +336,7 @@ class Board:
         self.left(peer, now)
         self.members.ban(peer)
         void = self.testimony.disown(peer)
-        if self._is_settled:
+        if self._is_settled():
             return
         self._reject(piece for piece in void if self.ours[piece] and not self._vouched[piece])
 
@@ -453,8 +347,10 @@ class Board:
 
     def _reject(self, pieces: Iterable[int]) -> None:
         gone = frozenset(pieces)
+        for piece in gone:
+            self.ours[piece] = self._vouched[piece] = 0
+            self._roots.pop(piece, None)
         if gone:
-            self.forget(gone)
             self._actions.append(Reject(gone))
             self._is_anew = True
 
@@ -493,15 +389,8 @@ class Board:
         here = {piece: self._roots[piece] for piece in pieces if piece in self._roots}
         return have_frames(self.blob, self.size, here, self._vouched)
 
-    def _frame(self, lease: Lease) -> LeaseFrame:
-        state = LeaseState.TAKEN if lease.is_takeover else LeaseState.HELD
-        return LeaseFrame(self.blob, lease.start, lease.stop, state)
-
     def _bytes(self, start: int, stop: int) -> tuple[int, int]:
         return start * self.length, min(self.size, stop * self.length)
-
-    def _gives(self, member: Member) -> bool:
-        return self.members.gives(member, self.ours)
 
     def _is_done(self, lease: Lease) -> bool:
         if lease.holder == self.own:

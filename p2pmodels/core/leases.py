@@ -8,12 +8,15 @@ is how many pieces a second all leases together brought when the room was busies
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
+from p2pmodels.core.digests import Digest
 from p2pmodels.core.peer import PeerId
+from p2pmodels.core.picker import wins
 from p2pmodels.core.situation import Lease, lease_pieces
 
+FIRM_AFTER_S = 0.25  # seconds after which a lease is kept against one who begins the same
 PACE_WEIGHT = 0.2  # share of the newest piece in the room's pace
 PEAK_WINDOW_S = 1.0  # seconds over which the peak is taken
 PEAK_KEPT = 0.995  # of the peak that is left with each piece: an origin may become slower
@@ -23,7 +26,8 @@ PACE_LIMIT_S = 10.0  # seconds; a longer wait for a piece is an outage, not a pa
 class Leases:
     """`free_since` says for each lease that was given back or lost, when that was."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, blob: Digest, size: int) -> None:
+        self._blob = blob
         self.all: list[Lease] = []
         self.free_since: dict[int, float] = {}
         self.pace = 0.0
@@ -48,6 +52,18 @@ class Leases:
         self.all.append(lease)
         return lease
 
+    def cover(
+        self, own: PeerId, under_way: Iterable[tuple[int, int]], length: int, now: float
+    ) -> list[Lease]:
+        """Leases for the bytes that are under way anyway, each to the end of its own lease."""
+        covered = []
+        for at, stop in under_way:
+            first = at // length
+            last = min(-(-stop // length), (self.number(first) + 1) * self.step)
+            if first < last:
+                covered.append(self.add(own, first, last, now))
+        return covered
+
     def take_over(self, holder: PeerId, start: int, stop: int, now: float) -> Lease:
         """The same, and who held any of it holds it no longer."""
         for lease in [lease for lease in self.all if lease.holder != holder]:
@@ -64,6 +80,28 @@ class Leases:
         for left, right in ((lease.start, start), (stop, lease.stop)):
             if left < right:
                 self.all.append(replace(lease, start=left, stop=right))
+
+    def contest(
+        self, own: PeerId, peer: PeerId, span: tuple[int, int], now: float, *, is_taken: bool
+    ) -> Lease | None:
+        """A peer begins what may be ours: the lease of ours that we keep, or None if it goes on.
+
+        Two that began at the same moment leave it to the hash; one that has gone on for
+        FIRM_AFTER_S is kept; one that is taken over is lost.
+        """
+        start, stop = span
+        for lease in self.of(own):
+            if lease.stop <= start or stop <= lease.start:
+                continue
+            is_firm = not is_taken and now - lease.since > FIRM_AFTER_S
+            is_equal = not is_taken or (lease.is_takeover and not lease.landed)
+            if is_firm or (is_equal and wins(self._blob, self.number(start), own, peer)):
+                lease.is_takeover |= is_firm  # said once more, and more strongly
+                return lease
+            self.cut(lease, start, stop)
+        begin = self.take_over if is_taken else self.add
+        begin(peer, start, stop, now)
+        return None
 
     def free(self, peer: PeerId, start: int, stop: int, now: float) -> list[Lease]:
         """Its leases there are given back; returns them as they were."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from p2pmodels.core.peer import PeerId
-from p2pmodels.core.situation import Member, Pull
+from p2pmodels.core.situation import Member, Pull, minus, union
 
 SILENCE_S = 2.5  # seconds without a frame after which a machine that fetches counts as frozen
 STRIKES_LIMIT = 2  # sick pulls in a row after which a holder is no longer counted on
@@ -140,10 +140,14 @@ class Members:
         if is_changed:
             self._count()
 
-    def gives(self, member: Member, ours: bytearray) -> bool:
-        """Whether it has something that we lack."""
-        theirs = int.from_bytes(member.has)
-        return theirs & int.from_bytes(ours) != theirs
+    def want(self) -> bool:
+        """Whether one that can be counted on fetches the blob."""
+        return any(member.is_usable and member.is_wanting for member in self)
+
+    def give(self, ours: bytearray) -> bool:
+        """Whether those who can be counted on have something that we lack."""
+        theirs = union(self._pieces, (member.has for member in self if member.is_usable))
+        return any(minus(theirs, ours))
 
     def _count(self) -> None:
         usable = [member.has for member in self if member.is_usable]

@@ -21,8 +21,8 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from random import Random
 
+from p2pmodels.core.chance import Chance
 from p2pmodels.core.digests import Digest
 from p2pmodels.core.peer import PeerId
 from p2pmodels.core.pieces import MIB, piece_length
@@ -226,7 +226,7 @@ def wins(blob: Digest, lease: int, one: PeerId, other: PeerId) -> bool:
 # pulls
 
 
-def pick_pulls(now: Situation, random: Random) -> list[Ask]:
+def pick_pulls(now: Situation, random: Chance) -> list[Ask]:
     """Which pieces to ask of whom."""
     free = PULLS_LIMIT - sum(1 for pull in now.pulls if not pull.is_sick)
     able = [
@@ -276,7 +276,7 @@ def _open_pieces(now: Situation, able: Sequence[Member]) -> bytearray:
     return wanted
 
 
-def _by_urgency(now: Situation, open_now: bytearray, random: Random) -> Iterator[int]:
+def _by_urgency(now: Situation, open_now: bytearray, random: Chance) -> Iterator[int]:
     """The pieces to ask for now: readers' in order, then the rarest, equal ones at random."""
     ahead = max(1, READ_AHEAD_BYTES // piece_length(now.size))
     for reader in now.readers:
@@ -300,7 +300,7 @@ def _has_turn(now: Situation, piece: int, block: int, wanting: Sequence[Member])
 
 
 def _quickest(
-    piece: int, able: Sequence[Member], pulls: Mapping[PeerId, int], random: Random
+    piece: int, able: Sequence[Member], pulls: Mapping[PeerId, int], random: Chance
 ) -> Member | None:
     """The member that will give the piece soonest."""
     holders = [m for m in able if m.has[piece] and pulls[m.id] < PULLS_PER_PEER]

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from random import Random
 
+from p2pmodels.core.chance import Chance
 from p2pmodels.core.peer import PeerId
 
 WRONG_LIMIT = 4  # wrong pieces of a peer that only repeats, until it counts as a liar
@@ -144,7 +144,7 @@ class Testimony:
             if len(said) < 2:
                 self._doubted.discard(piece)
 
-    def witnesses(self, pieces: Iterable[int], count: int, random: Random) -> set[int]:
+    def witnesses(self, pieces: Iterable[int], count: int, random: Chance) -> set[int]:
         """So many pieces of each machine that vouched, or gave what nobody vouched for."""
         by_peer: dict[PeerId, list[int]] = {}
         for piece in pieces:
@@ -156,5 +156,5 @@ class Testimony:
         return {
             piece
             for choices in by_peer.values()
-            for piece in random.sample(choices, min(count, len(choices)))
+            for piece in random.sample(choices, k=min(count, len(choices)))
         }

@@ -65,7 +65,13 @@ async def status(parts: Parts) -> Json:
 
 def shared_bytes(parts: Parts) -> int:
     """Bytes uploaded to peers since this data folder was made."""
-    return parts.store.figures.counter(SHARED) + parts.swarm.totals()[1]
+    return parts.store.figures.counter(SHARED) + shared_now(parts)
+
+
+def shared_now(parts: Parts) -> int:
+    """Bytes uploaded to peers since this daemon started."""
+    uploaded: int = parts.swarm.totals()[1]
+    return uploaded + parts.uploads.total
 
 
 def models(parts: Parts) -> Json:

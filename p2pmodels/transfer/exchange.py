@@ -16,8 +16,9 @@ from typing import Protocol, Self
 
 from p2pmodels.clock import Clock
 from p2pmodels.core.digests import Digest
-from p2pmodels.core.haves import have_frames
+from p2pmodels.core.frames import have_frames
 from p2pmodels.core.manifest import Want
+from p2pmodels.core.members import SHARED_WAITS
 from p2pmodels.core.peer import PeerId
 from p2pmodels.core.pieces import piece_length
 from p2pmodels.core.wire import Busy, Frame, Have, Run, Unwant
@@ -68,13 +69,17 @@ class Exchange:
         clock: Clock,
         *,
         told_wait_s: Callable[[], float],
+        on_peers_wait: Callable[[float], None],
     ) -> None:
         self._shares, self._blobs, self._uploads = shares, blobs, uploads
         self._flows, self._clock = flows, clock
-        self._told_wait_s = told_wait_s
+        self._told_wait_s, self._on_peers_wait = told_wait_s, on_peers_wait
+        self._waits: dict[PeerId, float] = {}
+        self._holders: set[PeerId] = set()
         self._rooms: dict[Digest, Room] = {}
         self._talked: dict[PeerId, float] = {}
         self._leases_at = clock.monotonic() - PROVE_LATE_S
+        self.needs_secret = options.secret is not None
         self.links = Links(options, clock, self._linked, self._heard, self._gone)
         self._parts = RoomParts(
             options.id,
@@ -102,12 +107,33 @@ class Exchange:
         while True:
             await self._clock.sleep(BUSY_EVERY_S)
             now = self._clock.monotonic()
+            self._show_leases()
             self._talked = {id: at for id, at in self._talked.items() if now - at < TALK_S}
             if self._talked:
                 uploads, slots = self._uploads.load
                 busy = Busy(uploads, slots, round(self._told_wait_s() * 1000))
                 for id in self._talked:
                     self.links.send(id, busy)
+
+    def _show_leases(self) -> None:
+        """Who fetches from the origin for the room now."""
+        holders = {
+            lease.holder
+            for room in self._rooms.values()
+            for lease in room.board.leases
+            if lease.holder != self._parts.own
+        }
+        for peer in holders ^ self._holders:
+            self._flows.note_peer_origin(str(peer), peer in holders)
+        self._holders = holders
+
+    def _note_wait(self, peer: PeerId, wait_ms: int) -> None:
+        """Several peers that the origin told to wait share our address, most likely."""
+        now = self._clock.monotonic()
+        self._waits[peer] = now + wait_ms / 1000
+        self._waits = {id: until for id, until in self._waits.items() if until > now}
+        if len(self._waits) >= SHARED_WAITS:
+            self._on_peers_wait(min(self._waits.values()) - now)
 
     # our fetches
 
@@ -182,6 +208,7 @@ class Exchange:
     def _heard(self, peer: Linked, frame: Frame) -> None:
         match frame:
             case Busy():
+                self._note_wait(peer.id, frame.origin_wait_ms)
                 for room in self._rooms.values():
                     room.heard(peer.id, frame)
             case WantFrame() | Have() | Unwant() | LeaseFrame():

@@ -13,16 +13,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Self
 
 from p2pmodels.clock import Clock
 from p2pmodels.core.caller import Caller
 from p2pmodels.core.manifest import Manifest, Want
 from p2pmodels.core.names import RepoId
-from p2pmodels.core.secret import Secret
 from p2pmodels.errors import (
     AccessRefused,
     DigestMismatch,
@@ -41,6 +38,7 @@ from p2pmodels.store.partials import Partial
 from p2pmodels.supervision import Tasks
 from p2pmodels.transfer.fetch import Fetch, State
 from p2pmodels.transfer.flows import SELF, Flows
+from p2pmodels.transfer.helpers import ByteOrigins, Nearby, Offer, Policy, Rooms
 from p2pmodels.transfer.room import Room
 
 log = logging.getLogger(__name__)
@@ -54,44 +52,6 @@ POISON_KEPT_S = 600.0  # seconds: longer than any client's retries after a broke
 OFFER_WITHIN_S = 4.0  # seconds for peers to say what they have; a silent one must not cost more
 SEARCHES_LIMIT = 8  # times that a room looks for who gave wrong bytes of one file
 FINISHED_KEPT = 50  # ended fetches that `transfers` still shows
-
-
-class ByteOrigins(Protocol):
-    """The origins, as far as bytes are concerned."""
-
-    async def fill(
-        self,
-        want: Want,
-        partial: Partial,
-        positions: Callable[[], Sequence[int]],
-        token: Secret | None = None,
-        *,
-        use_operator_token: bool = False,
-        on_bytes: Callable[[str, int], None],
-        claims: Claims | None = None,
-    ) -> None: ...
-
-
-class Rooms(Protocol):
-    """The LAN exchange (see `exchange.py`)."""
-
-    def room(self, fetch: Fetch, partial: Partial) -> AbstractAsyncContextManager[Room]: ...
-
-
-class Nearby(Protocol):
-    """What peers offer for a want, if anything (see `nearby.py`)."""
-
-    async def offer(self, want: Want) -> Offer | None: ...
-
-
-class Offer(Protocol):
-    """A torrent that fits the manifest, with peers that have its data."""
-
-    async def fill(self, partial: Partial, positions: Callable[[], Sequence[int]]) -> None: ...
-
-    async def blame(self) -> None: ...
-
-    async def committed(self, blob: Blob) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +74,13 @@ class Fetcher:
         rooms: Rooms,
         flows: Flows,
         clock: Clock,
-        on_blob: Callable[[Want, Blob, bool], Coroutine[None, None, None]],
-        on_public: Callable[[Want], Coroutine[None, None, None]],
+        policy: Policy,
     ) -> None:
         self._blobs, self._figures = blobs, figures
         self._origins, self._nearby, self._rooms = origins, nearby, rooms
         self._flows = flows
         self._clock = clock
-        self._on_blob, self._on_public = on_blob, on_public
+        self._policy = policy
         self._running: dict[str, Fetch] = {}
         self._finished: list[Fetch] = []
         self._failures: dict[str, Rest] = {}
@@ -224,7 +183,7 @@ class Fetcher:
         want = fetch.want
         try:
             async with self._turns:
-                await fetch.take(await self._blobs.partial(want.entry.digest, want.entry.size))
+                await fetch.take(await self._partial_of(want))
                 await self._fill_and_commit(fetch)
         except P2PModelsError as error:
             self._remember_failure(want, error)
@@ -234,6 +193,11 @@ class Fetcher:
             fetch.error = StoreFailed(f"{want}: {type(error).__name__}")
         finally:
             await asyncio.shield(self._put_down(fetch))
+
+    async def _partial_of(self, want: Want) -> Partial:
+        """Its pieces are hashed for the snapshot's torrent as well."""
+        also = self._policy.piece_length(want)
+        return await self._blobs.partial(want.entry.digest, want.entry.size, also)
 
     async def _put_down(self, fetch: Fetch) -> None:
         """Keep what has landed, then tell everybody: the next fetch may open it at once."""
@@ -327,7 +291,7 @@ class Fetcher:
         def count(kind: str, amount: int) -> None:
             is_first = kind == "origin" and not fetch.sources[kind]
             if is_first and fetch.caller.identity == "anonymous":
-                self._tasks.start(self._on_public(fetch.want), f"proof for {fetch.want}")
+                self._tasks.start(self._policy.witnessed(fetch.want), f"proof for {fetch.want}")
             fetch.source = fetch.source or kind
             fetch.sources[kind] += amount
             RECEIVED_BYTES.labels(kind).inc(amount)
@@ -361,7 +325,7 @@ class Fetcher:
             await fetch.set_state(State.FETCHING)
             return
         await self._blobs.discard(partial)
-        await fetch.take(await self._blobs.partial(partial.digest, partial.size))
+        await fetch.take(await self._partial_of(fetch.want))
 
     def _note_poison(self, want: Want) -> None:
         now = self._clock.monotonic()
@@ -378,7 +342,9 @@ class Fetcher:
         await fetch.set_state(State.DONE)
         self._tasks.start(self._tidy(partial, offer, blob), f"tidy {fetch.want}")
         was_anonymous = fetch.sources["origin"] > 0 and fetch.caller.identity == "anonymous"
-        self._tasks.start(self._on_blob(fetch.want, blob, was_anonymous), f"share {fetch.want}")
+        self._tasks.start(
+            self._policy.on_blob(fetch.want, blob, was_anonymous), f"share {fetch.want}"
+        )
 
     async def _tidy(self, partial: Partial, offer: Offer | None, blob: Blob) -> None:
         """Remove the partial's name; a crash before this is put right at the next start."""

@@ -16,7 +16,7 @@ from typing import Protocol
 from p2pmodels.core.digests import Sha256
 from p2pmodels.core.manifest import Manifest, Want
 from p2pmodels.core.names import FilePath
-from p2pmodels.core.peer import HasQuery
+from p2pmodels.core.peer import HasQuery, PeerId
 from p2pmodels.core.torrent import PeerAddress, Torrent, TorrentName
 from p2pmodels.errors import P2PModelsError
 from p2pmodels.sources.lan.lan import Holder, Lan
@@ -26,11 +26,13 @@ from p2pmodels.store.blobs import Blob
 from p2pmodels.store.partials import Partial
 from p2pmodels.store.snapshots import Snapshots
 from p2pmodels.supervision import Tasks
+from p2pmodels.transfer.flows import SELF, SWARM, Flows
 from p2pmodels.workers import Lane
 
 log = logging.getLogger(__name__)
 
 STALL_S = 5.0  # seconds without a piece; with the origin's first byte it stays under clients' 10
+LOOK_EVERY_S = 1.0  # seconds between looks at what the swarm moved and who turned up
 LOOK_AGAIN_S = 3.0  # seconds between look-ups of further peers while a swarm fills a partial
 KNOWN_LIMIT = 1_000  # torrents of peers kept in memory
 HOSTS_LIMIT = 4_096  # greeted addresses let through the filter; a LAN has fewer
@@ -76,23 +78,36 @@ class Nearby:
     """Asks the LAN, reads and checks torrents, remembers which were bad."""
 
     def __init__(
-        self, lan: Lan, swarm: Swarm, snapshots: Snapshots, known: KnownTorrents, lane: Lane
+        self,
+        lan: Lan,
+        swarm: Swarm,
+        snapshots: Snapshots,
+        known: KnownTorrents,
+        flows: Flows,
+        lane: Lane,
     ) -> None:
         self._lan, self.swarm, self._snapshots = lan, swarm, snapshots
-        self._known = known
+        self._known, self._flows = known, flows
         self._lane = lane
         self._from_peers: dict[TorrentName, Torrent] = {}
         self._refused: set[str] = set()
         self._let_in_hosts: set[str] = set()
         self._reading: dict[TorrentName, asyncio.Lock] = {}
+        self.is_member: Callable[[PeerId], bool] = lambda _peer: True
 
     async def run(self) -> None:
         """Let greeted peers through the swarm's filter, so that they can connect to us as well."""
+        was_down, was_up = self.swarm.totals()
         while True:
+            down, up = self.swarm.totals()
+            self._flows.count(SWARM, SELF, down - was_down)
+            self._flows.count(SELF, SWARM, up - was_up)
+            was_down, was_up = down, up
             for peer in self._lan.peers():
-                if peer.state == "ready" and self.swarm.is_usable:
+                is_ours = peer.state == "ready" and self.is_member(PeerId(peer.id))
+                if is_ours and self.swarm.is_usable:
                     await self._let_in(peer.host)
-            await self._lan.changed(LOOK_AGAIN_S)
+            await self._lan.changed(LOOK_EVERY_S)
 
     async def _let_in(self, host: str) -> None:
         if host not in self._let_in_hosts and len(self._let_in_hosts) < HOSTS_LIMIT:
@@ -157,7 +172,11 @@ class Nearby:
 
     async def _reachable(self, having: list[Holder]) -> list[PeerAddress]:
         """Their BitTorrent addresses, let through the swarm's filter: we greeted these peers."""
-        peers = [holder.peer.bt_address for holder in having if holder.peer.bt_address]
+        peers = [
+            holder.peer.bt_address
+            for holder in having
+            if holder.peer.bt_address and self.is_member(PeerId(holder.peer.id))
+        ]
         for peer in peers:
             await self._let_in(peer.host)
         return peers

@@ -46,10 +46,11 @@ from p2pmodels.transfer.flows import SELF, Flows
 
 log = logging.getLogger(__name__)
 
-STEP_EVERY_S = 0.02  # seconds between two looks at a board; what comes meanwhile is seen together
+STEP_EVERY_S = 0.04  # seconds between two looks at a board; what comes meanwhile is seen together
 STEP_YOUNG_S = 0.003  # the same while a fetch begins: a client waits for its first byte
 YOUNG_S = 0.5  # seconds for which that is so
 ORIGIN_PAUSE_S = 5.0  # seconds after a failure of the origin before we ask it again, others may
+TALKING_S = 1.0  # seconds since its last frame for which a peer counts as talking
 ENDED = -1  # stands for the number of a piece: the pull is over
 STARVE_S = 10.0  # seconds without a piece, the origin failing, after which the fetch has failed
 
@@ -117,7 +118,9 @@ class Room:
     def meets(self, peer: Linked) -> None:
         """There is a link with this peer: it is asked what it knows."""
         self._peers[peer.id] = peer
-        self._send(peer.id, self.board.asked(peer.id, self._clock.monotonic()))
+        now = self._clock.monotonic()
+        is_talking = now - peer.last_heard < TALKING_S
+        self._send(peer.id, self.board.asked(peer.id, now, is_talking=is_talking))
         self._wake.set()
 
     def heard(self, peer: PeerId, frame: Frame) -> None:
@@ -283,7 +286,7 @@ class Room:
 
         def on_bytes(count: int) -> None:
             self._parts.flows.count(str(pull.peer), SELF, count)
-            board.pull_progressed(pull.number, count, pull.at, now())
+            board.pulls.progressed(pull.number, count, pull.at, now())
 
         def on_written(end: int) -> None:
             self._came.append((pull.number, pull.stop if end == stop else end // board.length))
@@ -300,14 +303,14 @@ class Room:
                 await self._parts.pulls.pull(endpoint, partial.digest, start, stop, sink, on_bytes)
             self._came.append((pull.number, ENDED))
         except HolderBusy as error:
-            board.pull_refused(pull.number, now(), error.retry_after_s)
+            board.pulls.refused(pull.number, now(), error.retry_after_s)
         except NotHeld:
-            board.pull_missing(pull.number)
+            board.pulls.missing(pull.number)
         except PeerMisbehaved as error:
             self._parts.ban(pull.peer, str(error))
         except LanFailed as error:
             log.debug("pull from %s: %s", pull.peer, error)
-            board.pull_failed(pull.number, now())
+            board.pulls.failed(pull.number, now())
         except StoreFailed as error:
             self._fail(error)
         finally:
@@ -322,11 +325,11 @@ class Room:
             if pull is None:
                 continue
             if piece == ENDED:
-                self.board.pull_ended(number, self._clock.monotonic())
+                self.board.pulls.ended(number, self._clock.monotonic())
                 continue
             for index in range(pull.at, piece):
                 await self._land(pull, index)
-            self.board.pull_progressed(number, 0, piece, self._clock.monotonic())
+            self.board.pulls.progressed(number, 0, piece, self._clock.monotonic())
 
     async def _land(self, pull: Pull, index: int) -> None:
         partial, now = self.partial, self._clock.monotonic()

@@ -20,6 +20,7 @@ from p2pmodels.clock import Clock
 from p2pmodels.core.digests import Digest, Sha256
 from p2pmodels.core.manifest import FileEntry, Manifest, Want
 from p2pmodels.core.names import Commit, FilePath
+from p2pmodels.core.pieces import piece_length
 from p2pmodels.core.policy import PROOF_LASTS_S, ShareState, may_share, should_complete
 from p2pmodels.core.torrent import BLOB_TORRENT_FROM, Torrent, TorrentName
 from p2pmodels.errors import AccessRefused, NotFound, NotShared, P2PModelsError, SourceFailed
@@ -106,6 +107,11 @@ class Sharing:
         """Whether peers may be told that we want this: not what only a token opened."""
         manifest = self._store.snapshots.manifest(want.repo, want.commit)
         return manifest is not None and not manifest.is_restricted
+
+    def piece_length(self, want: Want) -> int | None:
+        """That of the snapshot torrent, so that pieces are hashed for it as they land."""
+        manifest = self._store.snapshots.manifest(want.repo, want.commit)
+        return piece_length(sum(entry.size for entry in manifest.files)) if manifest else None
 
     async def witnessed(self, want: Want) -> None:
         """The origin gives it to us, who sent no token: that is the proof."""

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +94,13 @@ class Upload:
 class Uploads:
     """The running uploads and what they have sent; `limit_bytes_per_s` 0 means no limit."""
 
-    def __init__(self, clock: Clock, limit_bytes_per_s: int = 0) -> None:
-        self._clock = clock
+    def __init__(
+        self,
+        clock: Clock,
+        limit_bytes_per_s: int = 0,
+        on_sent: Callable[[PeerId, int], None] = lambda _peer, _amount: None,
+    ) -> None:
+        self._clock, self._on_sent = clock, on_sent
         self._limit = limit_bytes_per_s
         self._running: list[Upload] = []
         self._rate = RATE_GUESS
@@ -158,6 +163,7 @@ class Uploads:
 
     def count(self, peer: PeerId, amount: int) -> None:
         """So many bytes have gone to this peer."""
+        self._on_sent(peer, amount)
         self.total += amount
         self._by_peer[peer] = self._by_peer.pop(peer, 0) + amount
         if len(self._by_peer) > PEERS_LIMIT:

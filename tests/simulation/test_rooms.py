@@ -52,6 +52,8 @@ def room(seed: int, harm: str) -> World:
 
 
 HARMS = ("none", "killed", "frozen", "slow", "liar", "limited", "warm")
+
+
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_everyone_ends_with_the_right_bytes_and_the_uplink_carries_them_once(seed: int) -> None:
     harm = HARMS[seed % len(HARMS)]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 
 from p2pmodels.core.actions import Ban, Reject, Say, Start, Stop
@@ -42,6 +43,11 @@ class Stream:
     begins: float
 
 
+def under_way(streams: list[Stream]) -> list[tuple[int, int]]:
+    """As `Claims.under_way`."""
+    return [(stream.at, stream.stop) for stream in streams]
+
+
 @dataclass
 class Fetch:
     """A blob that a machine fetches: its board, its file, its streams."""
@@ -62,7 +68,7 @@ class Machine:
     """A daemon with a client that wants the blobs in order, some at once."""
 
     def __init__(self, world: World, number: int, up: float, down: float) -> None:
-        self.id = PeerId(hashlib.md5(b"%d %d" % (world.seed, number)).hexdigest())
+        self.id = PeerId(hashlib.sha256(b"%d %d" % (world.seed, number)).hexdigest()[:32])
         self.world, self.number, self.up, self.down = world, number, up, down
         self.wanted: deque[Digest] = deque()
         self.fetches: dict[Digest, Fetch] = {}
@@ -92,8 +98,12 @@ class Machine:
             size = world.sizes[blob]
             streams: list[Stream] = []
             board = Board(
-                self.id, blob, size, world.now, Random(world.random.random()),
-                lambda streams=streams: [(stream.at, stream.stop) for stream in streams],
+                self.id,
+                blob,
+                size,
+                world.now,
+                Random(world.random.random()),
+                partial(under_way, streams),
             )
             fetch = self.fetches[blob] = Fetch(board, streams=streams)
             for peer in world.neighbours(self):
@@ -194,9 +204,9 @@ class Machine:
                 continue
             end = stop
             for other, further in missing:
-                if other == end and further - start <= SEGMENT:
-                    if claims is None or claims.holds(other, further):
-                        end = further
+                is_next = other == end and further - start <= SEGMENT
+                if is_next and (claims is None or claims.holds(other, further)):
+                    end = further
             if not world.request(self, fetch):
                 return
             fetch.streams.append(Stream(start, end, world.now + ORIGIN_FIRST_BYTE_S))
@@ -215,7 +225,7 @@ class Machine:
             if stream.at == end and piece not in fetch.landed:
                 root = world.truth(board.blob, piece)
                 if self.is_liar:
-                    root = hashlib.md5(root).digest() * 2
+                    root = hashlib.sha256(root).digest()
                 fetch.landed[piece] = root
                 fetch.vouched.add(piece)
                 board.landed(piece, root, world.now, giver=None, is_vouched=True)
@@ -339,7 +349,7 @@ class World:
         if holder.runs:
             blob = fetch.board.blob
             if not all(holder.content(blob, piece) for piece in range(pull.start, pull.stop)):
-                fetch.board.pull_missing(pull.number)
+                fetch.board.pulls.missing(pull.number)
                 return
             running = [
                 (other, found, other_pull) for other, found, other_pull in self.running[holder.id]
@@ -355,7 +365,7 @@ class World:
             is_full = len(running) >= SLOTS or mine >= SLOTS_PER_PEER
             if is_full or (same >= SAME and not is_small):
                 pause = self.random.uniform(0.5, 1.0) if is_full else REFUSED_S
-                fetch.board.pull_refused(pull.number, self.now, pause)
+                fetch.board.pulls.refused(pull.number, self.now, pause)
                 self.refused_pulls += 1
                 return
             self.running[holder.id].append((machine, fetch, pull))
@@ -456,12 +466,12 @@ class World:
             done = pull.stop
         done = min(done, pull.stop)
         first = pull.at
-        board.pull_progressed(pull.number, amount, done, self.now)
+        board.pulls.progressed(pull.number, amount, done, self.now)
         holder = self.by_id[pull.peer]
         for piece in range(first, done):
             root = holder.content(board.blob, piece)
             if holder.is_liar and holder.gives_wrong(piece):
-                root = hashlib.md5(root).digest() * 2
+                root = hashlib.sha256(root).digest()
             if not root or piece in fetch.landed:
                 continue
             if board.accepts(piece, root, holder.id, self.now):
@@ -472,7 +482,7 @@ class World:
         del before
         if done >= pull.stop:
             fetch.pulls.pop(pull.number, None)
-            board.pull_ended(pull.number, self.now)
+            board.pulls.ended(pull.number, self.now)
 
     running: dict[PeerId, list[tuple[Machine, Fetch, Pull]]]
 

@@ -1,4 +1,4 @@
-"""Two machines on one LAN, in network namespaces of their own: mDNS, then BitTorrent."""
+"""Two machines on one LAN, in network namespaces of their own: mDNS, then the exchange."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ async def test_the_second_machine_gets_every_byte_from_the_first(
                 began = time.monotonic()
                 done = await told(lab[2], second, "fetch", MINILM_REPO)
                 fetched_s = time.monotonic() - began
-                assert done["sources"] == {"swarm": size}
+                assert done["sources"] == {"lan": size}
                 model = row(await told(lab[2], second, "models"), "models")
                 assert model["is_complete"]
     assert hub.file_bytes() == before
     with capsys.disabled():
         print(
-            f"\ntwo machines: peer found {found_s:.1f} s after start, {size} bytes over BitTorrent"
+            f"\ntwo machines: peer found {found_s:.1f} s after start, {size} bytes from it"
             f" in {fetched_s:.1f} s, 0 from the hub"
         )
 
@@ -125,9 +125,9 @@ async def test_a_peer_that_vanishes_midway_is_replaced_by_the_origin(
             lab[1].unplug()
         sources = fetching.result()["sources"]
         assert isinstance(sources, dict)
-        assert sources["swarm"] > 1_000_000
+        assert sources["lan"] > 1_000_000
         assert sources["origin"] > 1_000_000
-        assert sum(sources.values()) == size  # what the peer gave was kept
+        assert size <= sum(sources.values()) <= size * 1.02  # what the peer gave was kept
 
 
 async def landed(host: Host, daemon: DaemonProcess, at_least: int) -> bool:

@@ -17,11 +17,10 @@ from aiohttp import web
 
 from p2pmodels.clock import RealClock
 from p2pmodels.core.caller import ANONYMOUS, Caller
-from p2pmodels.core.haves import have_frames
 from p2pmodels.core.manifest import Manifest, Want
 from p2pmodels.core.merkle import PieceHasher
 from p2pmodels.core.names import FilePath, RepoId, Revision
-from p2pmodels.core.peer import Hello, PeerId
+from p2pmodels.core.peer import HELLO_PATH, Hello, PeerId
 from p2pmodels.core.pieces import piece_length
 from p2pmodels.core.wire import Busy, Frame, Have, Run
 from p2pmodels.core.wire import Want as WantFrame
@@ -82,7 +81,7 @@ class Machine:
 
     async def want(self, file: str = FILE, caller: Caller = ANONYMOUS) -> Want:
         """A file of the repo, from the hub's own list."""
-        (manifest,) = self.store.snapshots.all() or [None]
+        manifest = next(iter(self.store.snapshots.all()), None)
         if manifest is None:
             manifest = await self.origins.manifest(REPO, Revision("main"), caller.token)
             await self.store.snapshots.put(manifest)
@@ -140,6 +139,9 @@ class Stranger:
         """What it heard about blobs."""
         return [frame for _, frame in self.frames if not isinstance(frame, Busy)]
 
+    async def greet(self, _request: web.Request) -> web.StreamResponse:
+        return web.Response(body=Hello(self.id, "0.1.0", 1, 7880, self.port).format())
+
     async def give(self, request: web.Request) -> web.StreamResponse:
         self.pulls.append(request.headers["Range"])
         if self.gives is None:
@@ -161,12 +163,8 @@ class Stranger:
         def hears(peer: Linked, frame: Frame) -> None:
             if not isinstance(frame, WantFrame) or frame.blob != digest:
                 return
-            haves = [Have(digest, size, False, (Run(0, count, False),), ())]
-            if roots:
-                said = dict(enumerate(roots[:count]))
-                haves = have_frames(digest, size, said, bytes([is_vouched] * count))
-            for have in haves:
-                self.links.send(peer.id, have)
+            run = Run(0, count, is_vouched)
+            self.links.send(peer.id, Have(digest, size, False, (run,), tuple(roots[:count])))
 
         self.hears = hears
 
@@ -180,6 +178,10 @@ class Room:
         self.machines: list[Machine] = []
         self.strangers: list[Stranger] = []
 
+    @property
+    def _everybody(self) -> list[Machine | Stranger]:
+        return [*self.machines, *self.strangers]
+
     def publish(self, files: dict[str, bytes], **options: object) -> None:
         """What the hub has."""
         self.hub.add_repo(str(REPO), files, **options)  # type: ignore[arg-type]
@@ -189,7 +191,7 @@ class Room:
         added = []
         for _ in range(count):
             machine = await self._exits.enter_async_context(self._machine(is_sharing))
-            for other in [*self.machines, *self.strangers]:
+            for other in self._everybody:
                 self._link(machine.exchange.links, other)
             self.machines.append(machine)
             added.append(machine)
@@ -198,12 +200,12 @@ class Room:
 
     async def stranger(self) -> Stranger:
         """A stranger, linked with every machine."""
-        stranger = await self._exits.enter_async_context(self._stranger())
+        made = await self._exits.enter_async_context(stranger())
         for machine in self.machines:
-            self._link(machine.exchange.links, stranger)
-        self.strangers.append(stranger)
+            self._link(machine.exchange.links, made)
+        self.strangers.append(made)
         await self.until_linked()
-        return stranger
+        return made
 
     def _link(self, links: Links, other: Machine | Stranger) -> None:
         view = PeerView(
@@ -215,7 +217,7 @@ class Room:
 
     async def until_linked(self) -> None:
         """Wait until everybody has a link with every machine."""
-        ids = {peer.id for peer in [*self.machines, *self.strangers]}
+        ids = {peer.id for peer in self._everybody}
         await until(lambda: all(m.linked == ids - {m.id} for m in self.machines))
 
     @asynccontextmanager
@@ -277,34 +279,6 @@ class Room:
                 id, port, lane, store, origins, sharing, exchange, uploads, fetcher, exits
             )
 
-    @asynccontextmanager
-    async def _stranger(self) -> AsyncIterator[Stranger]:
-        id, clock = fresh_id(), RealClock()
-        listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        port = listener.getsockname()[1]
-        links = Links(
-            LinkOptions(id, "0.1.0", port),
-            clock,
-            lambda _peer: None,
-            lambda peer, frame: stranger.hear(peer, frame),
-            lambda _peer: None,
-        )
-        stranger = Stranger(id, port, links)
-        app = web.Application()
-        app.router.add_get(LINK_PATH, LinkDoor(links).link)
-        app.router.add_get(BLOBS_PATH + "{digest}", stranger.give)
-        runner = web.AppRunner(
-            app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None
-        )
-        async with links:
-            await runner.setup()
-            try:
-                await web.SockSite(runner, listener).start()
-                yield stranger
-            finally:
-                await runner.cleanup()
-                listener.close()
-
 
 @asynccontextmanager
 async def room_of(folder: Path, lane: Lane) -> AsyncIterator[Room]:
@@ -316,6 +290,35 @@ async def room_of(folder: Path, lane: Lane) -> AsyncIterator[Room]:
         room = Room(hub, folder, lane, exits)
         await exits.enter_async_context(room.tasks)
         yield room
+
+
+@asynccontextmanager
+async def stranger() -> AsyncIterator[Stranger]:
+    """A stranger on a port of this machine; who knows the port can greet it and link."""
+    id, clock = fresh_id(), RealClock()
+    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+    port = listener.getsockname()[1]
+    links = Links(
+        LinkOptions(id, "0.1.0", port),
+        clock,
+        lambda _peer: None,
+        lambda peer, frame: made.hear(peer, frame),
+        lambda _peer: None,
+    )
+    made = Stranger(id, port, links)
+    app = web.Application()
+    app.router.add_get(HELLO_PATH, made.greet)
+    app.router.add_get(LINK_PATH, LinkDoor(links).link)
+    app.router.add_get(BLOBS_PATH + "{digest}", made.give)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
+    async with links:
+        await runner.setup()
+        try:
+            await web.SockSite(runner, listener).start()
+            yield made
+        finally:
+            await runner.cleanup()
+            listener.close()
 
 
 async def until(holds: Callable[[], bool]) -> None:

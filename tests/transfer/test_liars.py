@@ -228,19 +228,18 @@ async def test_a_peer_that_breaks_off_every_pull_costs_no_progress_and_leaves_no
     await all_right(room, machines, data)
     assert stranger.pulls
     assert room.hub.file_bytes() <= SIZE * 1.10
-    for machine in machines:
-        partials = machine.store.folder / "partials"
-        await until(lambda folder=partials: not list(folder.iterdir()))
+    folders = [machine.store.folder / "partials" for machine in machines]
+    await until(lambda: not any(list(folder.iterdir()) for folder in folders))
 
 
 @pytest.mark.asyncio
 async def test_a_machine_that_dies_while_it_fetches_for_the_room_is_replaced(
     room: Room,
 ) -> None:
-    size = 3 * SIZE
+    size = 2 * SIZE
     data, _ = content(size)
     room.publish({FILE: data})
-    room.hub.faults.rate_bytes_per_s = SLOW
+    room.hub.faults.rate_bytes_per_s = SLOW / 2  # what it had not passed on yet is lost with it
     machines = await room.add(3)
     async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as group:
         tasks = [group.create_task(machine.read()) for machine in machines]

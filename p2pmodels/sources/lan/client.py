@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Self
 
@@ -29,6 +29,7 @@ from p2pmodels.core.peer import (
 )
 from p2pmodels.core.torrent import TORRENT_BYTES_LIMIT, PeerAddress, TorrentName
 from p2pmodels.errors import LanFailed, PeerMisbehaved, ProtocolError
+from p2pmodels.sources.lan.range_connection import TICKET_HEADER
 
 CONNECT_TIMEOUT_S = 1.0  # seconds; on a LAN a connection takes milliseconds
 HELLO_TIMEOUT_S = 2.0  # seconds for the whole hello
@@ -45,7 +46,9 @@ class PeerSilent(LanFailed):
 class PeerClient:
     """Asks other daemons; leaving the block closes every connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, ticket: Callable[[PeerAddress], str | None] = lambda _peer: None) -> None:
+        """`ticket` finds what a peer gave us over its link; a group's peers want to see it."""
+        self._ticket = ticket
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -98,7 +101,7 @@ class PeerClient:
                 "GET" if body is None else "POST",
                 f"http://{peer}{path}",
                 data=body,
-                headers={hdrs.CONTENT_TYPE: "application/json"} if body is not None else None,
+                headers=self._headers(peer, has_body=body is not None),
                 skip_auto_headers=(hdrs.ACCEPT,),
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S),
@@ -112,6 +115,13 @@ class PeerClient:
             raise PeerSilent(str(peer)) from error
         except (aiohttp.ClientError, OSError, ValueError, asyncio.IncompleteReadError) as error:
             raise LanFailed(f"{peer}: {type(error).__name__}") from error
+
+    def _headers(self, peer: PeerAddress, *, has_body: bool) -> dict[str, str]:
+        headers: dict[str, str] = {hdrs.CONTENT_TYPE: "application/json"} if has_body else {}
+        ticket = self._ticket(peer)
+        if ticket is not None:
+            headers[TICKET_HEADER] = ticket
+        return headers
 
 
 async def _read(answer: aiohttp.ClientResponse, peer: PeerAddress, limit: int) -> bytes:

@@ -122,12 +122,13 @@ class Lan:
             raise ConfigError(f"listen address {options.listen_host[:80]!r}") from error
         self.options = options
         self.on_peer_ready = on_peer_ready
+        self.ticket: Callable[[PeerAddress], str | None] = lambda _peer: None
         self.state = "not running" if options.is_mdns_enabled else "off: not enabled"
         self._clock = clock
         self._on_state = on_state
         self._networks = parse_networks(options.networks)
         self._urls = {str(url): url for url in map(PeerUrl.parse, options.peers)}
-        self._client = PeerClient()
+        self._client = PeerClient(lambda peer: self.ticket(peer))
         self._due = asyncio.Event()
         self._news = asyncio.Event()
         self._random = random.Random()  # noqa: S311  jitter and choice of whom to ask, no secret

@@ -28,6 +28,7 @@ from p2pmodels.clock import Clock
 from p2pmodels.core.exchange import LINK_PROTOCOL, ByeReason, Conversation
 from p2pmodels.core.peer import PeerId
 from p2pmodels.core.secret import Secret
+from p2pmodels.core.torrent import PeerAddress
 from p2pmodels.core.wire import NONCE_BYTES, TICKET_BYTES, Frame, Greeting
 from p2pmodels.errors import LanFailed, PeerMisbehaved
 from p2pmodels.sources.lan.carrier import CLOSE_LIMIT_S, Carrier, Channel, WebSockets, plain_host
@@ -143,6 +144,13 @@ class Links:
     def links(self) -> list[Linked]:
         """Everybody with whom there is a link."""
         return [link.linked for link in self._by_id.values() if link.is_ready and link.linked]
+
+    def ticket_for(self, peer: PeerAddress) -> str | None:
+        """What the peer at this address gave us to show, as 32 hexadecimal digits."""
+        for linked in self.links():
+            if (linked.host, linked.port) == (peer.host, peer.port):
+                return linked.their_ticket.hex()
+        return None
 
     def is_linked(self, id: PeerId) -> bool:
         """Whether there is a link with this peer."""

@@ -1,11 +1,13 @@
-"""Pieces as `have` frames."""
+"""Pieces and leases as frames."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from p2pmodels.core.digests import Digest
-from p2pmodels.core.wire import Have, Run
+from p2pmodels.core.situation import Lease
+from p2pmodels.core.wire import Have, LeaseState, Run
+from p2pmodels.core.wire import Lease as LeaseFrame
 
 HAVE_PIECES = 512  # pieces of one `have`: 16 KiB of roots
 
@@ -34,3 +36,9 @@ def have_frames(
         shown = tuple(roots[piece] for piece in part)
         frames.append(Have(blob, size, is_wanting, tuple(listed), shown))
     return frames
+
+
+def lease_frame(blob: Digest, lease: Lease) -> LeaseFrame:
+    """A lease that we hold, as others are told of it."""
+    state = LeaseState.TAKEN if lease.is_takeover else LeaseState.HELD
+    return LeaseFrame(blob, lease.start, lease.stop, state)

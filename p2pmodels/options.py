@@ -1,0 +1,85 @@
+"""What each part is told of the configuration, once the sockets are bound."""
+
+from __future__ import annotations
+
+import socket
+
+from p2pmodels import __version__
+from p2pmodels.config import Config, ListenAddress
+from p2pmodels.core.peer import PeerId
+from p2pmodels.doors.parts import Identity
+from p2pmodels.errors import ConfigError
+from p2pmodels.sources.lan.lan import LanOptions
+from p2pmodels.sources.lan.links import LinkOptions
+from p2pmodels.sources.origin.options import OriginOptions
+from p2pmodels.sources.swarm.settings import SwarmOptions
+from p2pmodels.store.room import RoomOptions
+from p2pmodels.store.store import StoreOptions
+
+BACKLOG = 512  # connections that wait to be accepted: a class that starts together
+
+
+def bind(address: ListenAddress, what: str) -> socket.socket:
+    """A listening socket. Raises ConfigError when the port is taken."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        return socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigError(
+            f"{what} cannot listen on {address}: {error.strerror}",
+            advice=f"Another program has the port (`ss -ltnp 'sport = :{address.port}'` names it);"
+            " stop it, or choose another port (0 takes a free one).",
+        ) from error
+
+
+def store_options(config: Config) -> StoreOptions:
+    """Where the store is and how much it may take."""
+    room = RoomOptions(config.store.cache_limit_bytes, config.store.free_floor_bytes)
+    return StoreOptions(config.data_dir, room)
+
+
+def _free_port(host: str) -> int:
+    """A TCP port that is free on every address; libtorrent would take another on each of them."""
+    with bind(ListenAddress(host, 0), "swarm.port") as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+def swarm_options(config: Config) -> SwarmOptions:
+    """How BitTorrent runs."""
+    host = config.lan.listen.host
+    return SwarmOptions(
+        listen_host=host,
+        port=config.swarm.port or _free_port(host),
+        is_wan_enabled=config.swarm.is_wan_enabled,
+        lan_networks=tuple(map(str, config.lan.networks)),
+        upload_limit_bytes_per_s=config.swarm.upload_limit_bytes_per_s,
+        download_limit_bytes_per_s=config.swarm.download_limit_bytes_per_s,
+        trackers=tuple(config.swarm.trackers),
+    )
+
+
+def origin_options(config: Config) -> list[OriginOptions]:
+    """The origins in their order. Raises ConfigError for a token that cannot be read."""
+    return [
+        OriginOptions(origin.url, origin.read_token(), origin.kind.value)
+        for origin in config.origin
+    ]
+
+
+def lan_options(config: Config, identity: Identity, peer: socket.socket) -> LanOptions:
+    """How peers are met."""
+    return LanOptions(
+        id=PeerId(identity.id),
+        listen_host=peer.getsockname()[0],
+        peer_port=peer.getsockname()[1],
+        bt_port=identity.bt_port,
+        is_mdns_enabled=config.lan.is_mdns_enabled,
+        peers=tuple(config.lan.peers),
+        networks=tuple(map(str, config.lan.networks)),
+    )
+
+
+def link_options(config: Config, lan: LanOptions) -> LinkOptions:
+    """Who we are on a link. Raises ConfigError when the group's secret cannot be read."""
+    return LinkOptions(lan.id, __version__, lan.peer_port, config.lan.read_group_secret())
