@@ -200,11 +200,16 @@ class Daemon:
         )
         sharing.ship([read_torrent(data) for data in await lane.run(shipped_torrents)])
         flows = Flows(clock)
+
+        def on_sent(peer: PeerId, amount: int) -> None:
+            flows.count(SELF, str(peer), amount)
+            parts.exchange.gives(peer)
+
         nearby = Nearby(lan, swarm, store.snapshots, sharing, flows, lane)
         uploads = Uploads(
             clock,
             config.swarm.upload_limit_bytes_per_s,
-            on_sent=lambda peer, amount: flows.count(SELF, str(peer), amount),
+            on_sent=on_sent,
         )
         exchange = Exchange(
             link_options(config, lan.options),
@@ -216,6 +221,7 @@ class Daemon:
             told_wait_s=lambda: origins.told_wait_s,
             on_peers_wait=origins.defer,
         )
+        nearby.is_linked = exchange.links.is_linked
         if exchange.needs_secret:
             lan.ticket = exchange.links.ticket_for
             nearby.is_member = exchange.links.is_linked

@@ -39,22 +39,12 @@ class FakeOrigins:
         self.tokens: set[str] = set()
         self.gate: asyncio.Semaphore | None = None
         self.given = 0
-        self.blobs: list[tuple[Want, Blob, bool]] = []
-        self.public: list[Want] = []
-        self.arrived = asyncio.Event()
         self.began = asyncio.Event()
 
     def add(self, size: int, seed: int = 1) -> Want:
         data, sha256 = content(size, seed)
         self.contents[sha256.value] = data
         return want_of(size, seed)
-
-    async def on_blob(self, want: Want, blob: Blob, was_anonymous: bool) -> None:
-        self.blobs.append((want, blob, was_anonymous))
-        self.arrived.set()
-
-    async def on_public(self, want: Want) -> None:
-        self.public.append(want)
 
     async def fill(
         self,
@@ -141,6 +131,25 @@ class FakeNearby:
         self.asked += 1
         digest = want.entry.digest
         return self.offers.get(digest) if isinstance(digest, Sha256) else None
+
+
+class FakePolicy:
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.blobs: list[tuple[Want, Blob, bool]] = []
+        self.public: list[Want] = []
+        self.arrived = asyncio.Event()
+
+    async def on_blob(self, want: Want, blob: Blob, was_anonymous: bool) -> None:
+        self.blobs.append((want, blob, was_anonymous))
+        self.arrived.set()
+
+    async def witnessed(self, want: Want) -> None:
+        self.public.append(want)
+
+    def piece_length(self, want: Want) -> int | None:
+        return None
 
 
 class FakeShares:

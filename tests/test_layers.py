@@ -11,6 +11,7 @@ import p2pmodels
 
 ROOT = Path(p2pmodels.__file__).parent
 LAYERS = ["core", "store", "sources", "transfer", "doors", "options", "daemon", "demo", "cli"]
+CONFIGURED = {"config", "options", "daemon", "demo", "cli", "__main__"}  # who may know it
 FREE = {"errors", "clock", "workers", "supervision", "metrics", "notify", "shipped", "__init__"}
 HOMES = {
     "libtorrent": ("sources/swarm/",),
@@ -64,7 +65,7 @@ def test_left_never_imports_right(path: Path) -> None:
         if own in FREE:
             pytest.fail(f"{relative(path)} may be imported by all, so it may not import {name}")
         if other == "config":
-            assert own in ("config", "daemon", "demo", "cli", "__main__"), f"{own} → {name}"
+            assert own in CONFIGURED, f"{own} → {name}"
         elif own not in ("config", "__main__"):
             assert LAYERS.index(other) <= LAYERS.index(own), f"{relative(path)} imports {name}"
 
@@ -80,10 +81,7 @@ def test_sources_never_import_each_other(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "core").rglob("*.py")), ids=relative)
 def test_core_does_no_io(path: Path) -> None:
-    names = imports(path)
-    if {name for name in names if name.startswith("random")} == {"random", "random.Random"}:
-        names -= {"random", "random.Random"}  # the type of an argument; whoever calls seeds it
-    used = {name.split(".")[0] for name in names}
+    used = {name.split(".")[0] for name in imports(path)}
     assert not used & NO_IO, f"{relative(path)} imports {used & NO_IO}"
 
 

@@ -99,7 +99,7 @@ class Board:
 
     def can_others_help(self, now: float) -> bool:
         """Whether somebody has, or is about to get, something that we lack."""
-        if self.members.give(self.ours):
+        if self.members.give(self.ours, at_last=True):
             return True
         situation = self._situation(now)
         return any(lease.holder != self.own and is_live(situation, lease) for lease in self.leases)
@@ -256,10 +256,10 @@ class Board:
         situation = self._situation(now)
         for pull in pick_sick(situation):
             pull.is_sick = True
-            self.members.strike(pull.peer, now)
+            self.members.suspect(pull.peer, now)
         for ask in pick_pulls(situation, self._random):
             self._actions.append(Start(self.pulls.start(ask, now)))
-        if not self.is_alone and not self._is_awaiting(now):
+        if not self.is_alone and not self.is_awaiting(now):
             for take in pick_leases(situation):
                 begin = self.leases.take_over if take.is_takeover else self.leases.add
                 self._tell(lease_frame(self.blob, begin(self.own, take.start, take.stop, now)))
@@ -278,7 +278,8 @@ class Board:
             times.append(max(now, self._said_at + self._have_every_s))
         return min(times)
 
-    def _is_awaiting(self, now: float) -> bool:
+    def is_awaiting(self, now: float) -> bool:
+        """Whether peers that were asked may still answer."""
         return any(now < until for until in self._awaited.values())
 
     def _look_for_company(self, now: float) -> None:
@@ -288,7 +289,7 @@ class Board:
             self._meet_company(now)
         elif not self.is_alone:
             self.leases.free(self.own, 0, self.pieces, now)
-        self.is_alone = not (has_company or self._is_awaiting(now))
+        self.is_alone = not (has_company or self.is_awaiting(now))
 
     def _meet_company(self, now: float) -> None:
         """What is under way when company comes becomes our first leases."""

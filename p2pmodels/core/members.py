@@ -1,8 +1,8 @@
 """The peers that have to do with one blob: what each has, and how far it can be counted on.
 
-1. A machine that fetches says something twice a second; one that is silent counts as frozen.
-2. Who lets a pull stand still is left alone for a while, longer each time; after
-   STRIKES_LIMIT in a row what it has counts as not there, until the pause is over.
+1. A machine that fetches or gives says something twice a second; a silent one counts as frozen.
+2. Who lets a pull stand still is left alone for a moment; whose pulls break off, longer each time,
+   and after STRIKES_LIMIT in a row what it has counts as not there until the pause is over.
 3. Who was caught lying is no member any more.
 """
 
@@ -14,8 +14,8 @@ from p2pmodels.core.peer import PeerId
 from p2pmodels.core.situation import Member, Pull, minus, union
 
 SILENCE_S = 2.5  # seconds without a frame after which a machine that fetches counts as frozen
-STRIKES_LIMIT = 2  # sick pulls in a row after which a holder is no longer counted on
-PAUSE_FIRST_S = 1.5  # seconds that a holder is left alone after a sick pull; doubled each time
+STRIKES_LIMIT = 2  # broken pulls in a row after which a holder is no longer counted on
+PAUSE_FIRST_S = 1.5  # seconds that a holder is left alone at first; doubled with each strike
 PAUSE_LIMIT_S = 60.0
 RATE_WEIGHT = 0.3  # share of the newest pull in a peer's rate
 SHARED_WAITS = 2  # peers that the origin told to wait before we believe that it means us, too
@@ -116,8 +116,16 @@ class Members:
         if member is not None:
             rate = pull.received / max(0.001, now - pull.since)
             member.rate += (rate - member.rate) * (RATE_WEIGHT if member.rate else 1.0)
+            member.is_suspect = False
             if self._strikes.pop(pull.peer, 0):
                 member.paused_until = now
+
+    def suspect(self, peer: PeerId, now: float) -> None:
+        """A pull from it stands still: others are asked for a moment."""
+        member = self.by_id.get(peer)
+        if member is not None:
+            member.is_suspect = True
+            member.paused_until = max(member.paused_until, now + PAUSE_FIRST_S)
 
     def strike(self, peer: PeerId, now: float) -> None:
         """A pull from it stood still or failed."""
@@ -132,7 +140,8 @@ class Members:
         """Who can be counted on now?"""
         is_changed = False
         for member in self:
-            is_silent = member.is_wanting and now - self._heard.get(member.id, now) > SILENCE_S
+            silence = now - self._heard.get(member.id, now)
+            is_silent = (member.is_wanting or member.is_suspect) and silence > SILENCE_S
             is_struck = self._strikes.get(member.id, 0) >= STRIKES_LIMIT
             is_usable = not is_silent and not (is_struck and member.paused_until > now)
             is_changed |= is_usable is not member.is_usable
@@ -144,10 +153,10 @@ class Members:
         """Whether one that can be counted on fetches the blob."""
         return any(member.is_usable and member.is_wanting for member in self)
 
-    def give(self, ours: bytearray) -> bool:
-        """Whether those who can be counted on have something that we lack."""
-        theirs = union(self._pieces, (member.has for member in self if member.is_usable))
-        return any(minus(theirs, ours))
+    def give(self, ours: bytearray, *, at_last: bool = False) -> bool:
+        """Whether those who can be counted on have something that we lack; `at_last`, anybody."""
+        counted = (member.has for member in self if member.is_usable or at_last)
+        return any(minus(union(self._pieces, counted), ours))
 
     def _count(self) -> None:
         usable = [member.has for member in self if member.is_usable]

@@ -25,6 +25,8 @@ HELLO_PATH = "/peer/v1/hello"
 HAS_PATH = "/peer/v1/has"
 TORRENT_PATH = "/peer/v1/torrent/"  # followed by a commit or a sha256
 
+TICKET_HEADER = "X-P2PModels-Ticket"  # what a peer was given over its link, 32 hex digits
+
 HELLO_BYTES_LIMIT = 1024  # bytes of a hello; ours has 120
 MESSAGE_BYTES_LIMIT = 64 * 1024  # bytes of any other message; 256 names and their answers are 35 KB
 NAMES_LIMIT = 256  # names in one query; a want has two

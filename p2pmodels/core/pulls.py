@@ -55,7 +55,9 @@ class Pulls:
         if pull is not None:
             pull.received += received
             pull.at = max(pull.at, piece)
-            pull.progressed = now
+            if received:
+                pull.progressed = now
+                self._members.heard(pull.peer, now)
 
     def ended(self, number: int, now: float) -> None:
         """It has brought all that was asked."""

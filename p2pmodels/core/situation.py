@@ -42,6 +42,8 @@ class Member:
     rate: float = 0.0
     """Bytes a second that it gave lately; 0 when unknown."""
     paused_until: float = 0.0
+    is_suspect: bool = False
+    """A pull from it stands still."""
 
 
 @dataclass(slots=True, eq=False)

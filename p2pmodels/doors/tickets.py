@@ -9,9 +9,8 @@ from typing import Protocol
 
 from aiohttp import web
 
-from p2pmodels.core.peer import PeerId
+from p2pmodels.core.peer import TICKET_HEADER, PeerId
 from p2pmodels.errors import AccessRefused
-from p2pmodels.sources.lan.range_connection import TICKET_HEADER
 
 
 class Tickets(Protocol):

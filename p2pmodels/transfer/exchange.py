@@ -115,6 +115,10 @@ class Exchange:
                 for id in self._talked:
                     self.links.send(id, busy)
 
+    def gives(self, peer: PeerId) -> None:
+        """This peer takes bytes from us: it is told our load."""
+        self._talked[peer] = self._clock.monotonic()
+
     def _show_leases(self) -> None:
         """Who fetches from the origin for the room now."""
         holders = {

@@ -1,8 +1,8 @@
 """Single flight: one fetch for each content, from the nearest source that has it.
 
 1. Whoever asks for content that is being fetched joins that fetch.
-2. Order of sources: the swarm, if it is the nearer one (`nearby.py`); then the room: LAN peers for
-   what they have, the origins for the rest. Every piece that already landed is kept.
+2. Order of sources: the swarm for peers that only BitTorrent reaches (`nearby.py`); then the room:
+   LAN peers for what they have, the origins for the rest. What has landed is kept throughout.
 3. Content that turns out wrong is dropped, its source blamed, and fetched once more from origins.
 4. When every source has failed the model rests: until then the same question fails at once,
    unless a peer turns up.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from dataclasses import dataclass
 from typing import Self
 
@@ -222,9 +221,7 @@ class Fetcher:
             self._resting[want.repo] = Rest(now + REST_S, error)
 
     async def _fill_and_commit(self, fetch: Fetch) -> None:
-        offer = (
-            None if _is_full(fetch) or os.environ.get("NOSWARM") else await self._offer(fetch.want)
-        )
+        offer = None if _is_full(fetch) else await self._offer(fetch.want)
         if offer is not None:
             await self._fill_from_swarm(fetch, offer)
         try:

@@ -1,4 +1,9 @@
-"""What LAN peers offer for a want: a torrent that fits the manifest, and who has its data.
+"""What peers offer by BitTorrent: a torrent that fits the manifest, and who has its data.
+
+Only those are asked with whom there is no link: a seed in another network, a machine that only
+BitTorrent reaches. With the others the exchange is quicker (seconds until the last of the receivers
+had it, from one seed on two cores; exchange / BitTorrent): 2 GB to one 9.5 / 12.2, 1 GB to four
+24.1 / 27.1, 256 MB to sixteen 37 / 45; 115 files of 217 MB to one 1.5 / 2.2, to four 8.8 / 9.6.
 
 1. A torrent from a peer is a claim: it is used only when its list of files equals the manifest's,
    and every file it brings is checked against the origin's digest in the end.
@@ -93,6 +98,7 @@ class Nearby:
         self._refused: set[str] = set()
         self._let_in_hosts: set[str] = set()
         self._reading: dict[TorrentName, asyncio.Lock] = {}
+        self.is_linked: Callable[[PeerId], bool] = lambda _peer: False
         self.is_member: Callable[[PeerId], bool] = lambda _peer: True
 
     async def run(self) -> None:
@@ -119,7 +125,7 @@ class Nearby:
         manifest = self._snapshots.manifest(want.repo, want.commit)
         if manifest is None or not self.swarm.is_usable or want.entry.size == 0:
             return None
-        holders = await self._lan.locate(_query(want))
+        holders = await self._locate(want)
         for name in _names(want):
             having = [holder for holder in holders if _has(holder, name)]
             if not having:
@@ -130,6 +136,9 @@ class Nearby:
                 path = want.entry.path if isinstance(name, type(want.commit)) else _blob_path(name)
                 return SwarmOffer(self, want, torrent, path, peers)
         return None
+
+    async def _locate(self, want: Want) -> list[Holder]:
+        return await self._lan.locate(_query(want), lambda peer: not self.is_linked(peer))
 
     async def _torrent(
         self, name: TorrentName, manifest: Manifest, want: Want, having: list[Holder]
@@ -166,7 +175,7 @@ class Nearby:
         """Bring peers that turn up later into the swarm of a running fetch."""
         while True:
             await self._lan.changed(LOOK_AGAIN_S)
-            holders = await self._lan.locate(_query(want))
+            holders = await self._locate(want)
             having = [holder for holder in holders if _has(holder, torrent.name)]
             await self.swarm.add_peers(torrent.infohash, await self._reachable(having))
 

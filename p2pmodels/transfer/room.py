@@ -47,7 +47,7 @@ from p2pmodels.transfer.flows import SELF, Flows
 log = logging.getLogger(__name__)
 
 STEP_EVERY_S = 0.04  # seconds between two looks at a board; what comes meanwhile is seen together
-STEP_YOUNG_S = 0.003  # the same while a fetch begins: a client waits for its first byte
+STEP_YOUNG_S = 0.01  # the same while a fetch begins: a client waits for its first byte
 YOUNG_S = 0.5  # seconds for which that is so
 ORIGIN_PAUSE_S = 5.0  # seconds after a failure of the origin before we ask it again, others may
 TALKING_S = 1.0  # seconds since its last frame for which a peer counts as talking
@@ -125,8 +125,10 @@ class Room:
 
     def heard(self, peer: PeerId, frame: Frame) -> None:
         """A peer says something about this blob, or about its load."""
-        self.board.heard(peer, frame, self._clock.monotonic())
-        self._wake.set()
+        now = self._clock.monotonic()
+        self.board.heard(peer, frame, now)
+        if not self.board.is_awaiting(now):  # a room's answers come together: one look at them
+            self._wake.set()
 
     def left(self, peer: PeerId) -> None:
         """The link with this peer has ended."""

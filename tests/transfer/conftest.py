@@ -19,7 +19,7 @@ from p2pmodels.transfer.flows import Flows
 from p2pmodels.transfer.uploads import Uploads
 from p2pmodels.workers import Lane
 from tests.fakes import FakeClock
-from tests.sources_fakes import FakeNearby, FakeOrigins, FakeShares
+from tests.sources_fakes import FakeNearby, FakeOrigins, FakePolicy, FakeShares
 
 
 @pytest.fixture
@@ -45,6 +45,11 @@ def nearby(monkeypatch: pytest.MonkeyPatch) -> FakeNearby:
     return FakeNearby()
 
 
+@pytest.fixture
+def policy() -> FakePolicy:
+    return FakePolicy()
+
+
 @pytest_asyncio.fixture
 async def rooms(store: Store) -> AsyncIterator[Exchange]:
     """The real exchange of a machine that is alone; its rooms look at their boards by real time."""
@@ -57,13 +62,19 @@ async def rooms(store: Store) -> AsyncIterator[Exchange]:
         Flows(clock),
         clock,
         told_wait_s=lambda: 0.0,
+        on_peers_wait=lambda _seconds: None,
     ) as running:
         yield running
 
 
 @pytest_asyncio.fixture
 async def fetcher(
-    store: Store, origins: FakeOrigins, nearby: FakeNearby, rooms: Exchange, clock: FakeClock
+    store: Store,
+    origins: FakeOrigins,
+    nearby: FakeNearby,
+    rooms: Exchange,
+    clock: FakeClock,
+    policy: FakePolicy,
 ) -> AsyncIterator[Fetcher]:
     async with Fetcher(
         store.blobs,
@@ -73,7 +84,6 @@ async def fetcher(
         rooms,
         Flows(clock),
         clock,
-        origins.on_blob,
-        origins.on_public,
+        policy,
     ) as running:
         yield running

@@ -243,6 +243,7 @@ class Room:
                 flows,
                 clock,
                 told_wait_s=lambda: origins.told_wait_s,
+                on_peers_wait=origins.defer,
             )
             fetcher = Fetcher(
                 store.blobs,
@@ -252,8 +253,7 @@ class Room:
                 exchange,
                 flows,
                 clock,
-                sharing.on_blob,
-                sharing.witnessed,
+                sharing,
             )
             hello = Hello(id, "0.1.0", 1, 7880, port)
             door = peer_app(

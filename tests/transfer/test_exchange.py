@@ -318,7 +318,7 @@ async def test_a_machine_that_leaves_at_any_moment_leaves_nothing_behind(
             await first.die()
         assert staying.result() == data
     assert asyncio.all_tasks() == {asyncio.current_task()}
-    assert open_files() == files_before
+    await until(lambda: not open_files() - files_before)
     found = [path for path in tmp_path.rglob(digest.value) if "blobs" in path.parts]
     assert found
     assert all(path.read_bytes() == data for path in found)

@@ -25,7 +25,7 @@ from p2pmodels.transfer.reader import Reader
 from p2pmodels.workers import Lane
 from tests.contents import content
 from tests.fakes import FakeClock
-from tests.sources_fakes import STEP, FakeNearby, FakeOffer, FakeOrigins, want_of
+from tests.sources_fakes import STEP, FakeNearby, FakeOffer, FakeOrigins, FakePolicy, want_of
 
 SIZE = 1_000_000
 BOUND_S = 10
@@ -221,7 +221,7 @@ async def test_a_resting_model_is_fetched_at_once_when_a_peer_turns_up(
 
 @pytest.mark.asyncio
 async def test_a_refusal_is_not_remembered_for_others(
-    fetcher: Fetcher, origins: FakeOrigins
+    fetcher: Fetcher, origins: FakeOrigins, policy: FakePolicy
 ) -> None:
     want = origins.add(SIZE)
     origins.error = AccessRefused("gated")
@@ -235,8 +235,23 @@ async def test_a_refusal_is_not_remembered_for_others(
     with fetch.hold():
         assert (await fetch.finish()).size == SIZE
     async with asyncio.timeout(BOUND_S):
-        await origins.arrived.wait()
-    assert not origins.blobs[-1][2]  # fetched with a token: proves nothing public
+        await policy.arrived.wait()
+    assert not policy.blobs[-1][2]  # fetched with a token: proves nothing public
+    assert not policy.public
+
+
+@pytest.mark.asyncio
+async def test_bytes_that_an_anonymous_caller_got_prove_it_public_once(
+    fetcher: Fetcher, origins: FakeOrigins, policy: FakePolicy
+) -> None:
+    want = origins.add(SIZE)
+    fetch = await running(fetcher)
+    with fetch.hold():
+        await fetch.finish()
+    async with asyncio.timeout(BOUND_S):
+        await policy.arrived.wait()
+    assert policy.public == [want]
+    assert policy.blobs[-1][2]
 
 
 @pytest.mark.asyncio

@@ -22,6 +22,7 @@ from p2pmodels.core.peer import (
     HELLO_BYTES_LIMIT,
     HELLO_PATH,
     MESSAGE_BYTES_LIMIT,
+    TICKET_HEADER,
     TORRENT_PATH,
     HasAnswer,
     HasQuery,
@@ -29,7 +30,6 @@ from p2pmodels.core.peer import (
 )
 from p2pmodels.core.torrent import TORRENT_BYTES_LIMIT, PeerAddress, TorrentName
 from p2pmodels.errors import LanFailed, PeerMisbehaved, ProtocolError
-from p2pmodels.sources.lan.range_connection import TICKET_HEADER
 
 CONNECT_TIMEOUT_S = 1.0  # seconds; on a LAN a connection takes milliseconds
 HELLO_TIMEOUT_S = 2.0  # seconds for the whole hello

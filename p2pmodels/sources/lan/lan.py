@@ -176,9 +176,11 @@ class Lan:
 
     # what the others ask
 
-    async def locate(self, query: HasQuery) -> list[Holder]:
+    async def locate(
+        self, query: HasQuery, is_asked: Callable[[PeerId], bool] = lambda _peer: True
+    ) -> list[Holder]:
         """Who has any of it, the helpful ones first. Never raises for a peer's fault."""
-        peers = self._asked()
+        peers = [peer for peer in self._asked() if is_asked(PeerId(peer.id))]
         holders: list[Holder] = []
         silent = {peer.id for peer in peers}
 

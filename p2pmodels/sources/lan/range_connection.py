@@ -27,7 +27,6 @@ from p2pmodels.core.torrent import PeerAddress
 from p2pmodels.errors import LanFailed, PeerMisbehaved
 from p2pmodels.sources.lan.client import CONNECT_TIMEOUT_S, PeerSilent
 
-TICKET_HEADER = "X-P2PModels-Ticket"
 RETRY_AFTER_MS_HEADER = "X-P2PModels-Retry-After-Ms"
 
 SILENCE_S = 5.0  # seconds without a byte; a LAN peer answers in milliseconds

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from p2pmodels.core.digests import Digest
+from p2pmodels.core.peer import TICKET_HEADER
 from p2pmodels.core.pieces import MIB
 from p2pmodels.core.torrent import PeerAddress
 from p2pmodels.errors import LanFailed, NameRefused
 from p2pmodels.sources.lan.client import PeerSilent
 from p2pmodels.sources.lan.range_connection import (
     SILENCE_S,
-    TICKET_HEADER,
     RangeConnection,
     RangeRequest,
     Sink,
