@@ -20,7 +20,7 @@ from p2pmodels.core.frames import have_frames, lease_frame
 from p2pmodels.core.leases import Leases
 from p2pmodels.core.members import Members
 from p2pmodels.core.peer import PeerId
-from p2pmodels.core.picker import is_live, pick_leases, pick_pulls, pick_sick
+from p2pmodels.core.picker import pick_crawling, pick_leases, pick_pulls, pick_sick
 from p2pmodels.core.pieces import RangeSet, piece_length
 from p2pmodels.core.pulls import Pulls
 from p2pmodels.core.search import Search
@@ -99,10 +99,7 @@ class Board:
 
     def can_others_help(self, now: float) -> bool:
         """Whether somebody has, or is about to get, something that we lack."""
-        if self.members.give(self.ours, at_last=True):
-            return True
-        situation = self._situation(now)
-        return any(lease.holder != self.own and is_live(situation, lease) for lease in self.leases)
+        return self.members.give(self.ours, at_last=True) or self.members.can_ask(now)
 
     def answer(self) -> list[Frame]:
         """What a peer that wants the blob is told: what we have, and our leases."""
@@ -257,6 +254,9 @@ class Board:
         for pull in pick_sick(situation):
             pull.is_sick = True
             self.members.suspect(pull.peer, now)
+        for pull in pick_crawling(situation):
+            self._actions.append(Stop(pull.number))
+            self.pulls.failed(pull.number, now)
         for ask in pick_pulls(situation, self._random):
             self._actions.append(Start(self.pulls.start(ask, now)))
         if not self.is_alone and not self.is_awaiting(now):

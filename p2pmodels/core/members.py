@@ -153,6 +153,13 @@ class Members:
         """Whether one that can be counted on fetches the blob."""
         return any(member.is_usable and member.is_wanting for member in self)
 
+    def can_ask(self, now: float) -> bool:
+        """Whether one that fetches the blob may ask the origin, as far as we know."""
+        return any(
+            member.is_usable and member.is_wanting and self._waits.get(member.id, now) <= now
+            for member in self
+        )
+
     def give(self, ours: bytearray, *, at_last: bool = False) -> bool:
         """Whether those who can be counted on have something that we lack; `at_last`, anybody."""
         counted = (member.has for member in self if member.is_usable or at_last)

@@ -60,6 +60,8 @@ FAN_OUT = 1  # machines that ask for a piece at once for each one that has it
 TURN_BYTES = 2 * MIB  # bytes in a row that it is one machine's turn to ask for: few requests
 TURN_S = 1.0  # seconds without a new holder after which a piece is asked for out of turn
 STALL_S = 0.75  # seconds without a byte after which a pull is asked elsewhere as well
+CRAWL_RATE = 16 * 1024  # bytes a second; below it a peer is no help to anybody (D4)
+CRAWL_AFTER_S = 3.0  # seconds over which that is measured
 SLOW_PULL_S = 1.0  # seconds that a pull must still take before a quicker holder is asked
 
 
@@ -329,6 +331,15 @@ def _run_end(now: Situation, peer: Member, start: int, open_now: bytearray) -> i
 def pick_sick(now: Situation) -> list[Pull]:
     """The pulls whose pieces should be asked of others as well."""
     return [pull for pull in now.pulls if not pull.is_sick and _is_sick(now, pull)]
+
+
+def pick_crawling(now: Situation) -> list[Pull]:
+    """The pulls that give next to nothing: their peers are left, whoever else has the pieces."""
+    return [
+        pull
+        for pull in now.pulls
+        if (age := now.now - pull.since) >= CRAWL_AFTER_S and pull.received < CRAWL_RATE * age
+    ]
 
 
 def _is_sick(now: Situation, pull: Pull) -> bool:

@@ -60,7 +60,10 @@ async def test_a_restarted_daemon_seeds_without_hashing_and_gives_every_byte(
                 while (await b.ask("status"))["peers"] != 1:
                     await asyncio.sleep(0.05)
             done = await b.order("fetch", repo=MINILM_REPO, revision="main")
-            assert done[-1]["sources"] == {"lan": size}
+            sources = done[-1]["sources"]  # by BitTorrent as long as there is no link
+            assert isinstance(sources, dict)
+            assert set(sources) <= {"lan", "swarm"}
+            assert sum(sources.values()) == size
     assert hub.file_bytes() == before
 
 

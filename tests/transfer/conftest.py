@@ -40,8 +40,7 @@ def origins() -> FakeOrigins:
 
 
 @pytest.fixture
-def nearby(monkeypatch: pytest.MonkeyPatch) -> FakeNearby:
-    monkeypatch.delenv("NOSWARM", raising=False)  # offers are what is tested here
+def nearby() -> FakeNearby:
     return FakeNearby()
 
 

@@ -80,9 +80,11 @@ async def test_who_gives_other_bytes_than_it_announced_is_banned_at_once(room: R
     room.publish({FILE: data})
     room.hub.faults.rate_bytes_per_s = SLOW
     machines = await room.add(3)
-    liar = await lying(room, await machines[0].want(), wrong(data, 3, 20, 30), said=data)
+    lie = wrong(data, *range(32))
+    liar = await lying(room, await machines[0].want(), lie, said=data)
     await all_right(room, machines, data)
-    await until(lambda: not any(liar.id in machine.linked for machine in machines))
+    assert liar.pulls
+    await until(lambda: any(liar.id not in machine.linked for machine in machines))
     assert room.hub.file_bytes() <= SIZE * 1.3
 
 

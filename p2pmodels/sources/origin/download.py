@@ -106,8 +106,8 @@ class Download:
 
     async def run(self) -> None:
         """Fill every gap. Raises SourceFailed, AccessRefused, NotFound, StoreFailed."""
-        with self._claims.followed_by(self):
-            async with Tasks() as watch, self._helpers:
+        async with Tasks() as watch, self._helpers:
+            with self._claims.followed_by(self):  # no longer than helpers can be started
                 watch.start(self._watch_landed(), f"what landed of {self._job.want}")
                 await self._lead()
 
