@@ -73,15 +73,12 @@ class Board:
         self._is_anew = False
         self._actions: list[Action] = []
 
-    # what is known
-
     @property
     def is_full(self) -> bool:
         return self.ours.find(0) < 0
 
     @property
-    def is_searching(self) -> bool:
-        """Whether it is being found out who gave wrong bytes."""
+    def is_searching(self) -> bool:  # who gave wrong bytes
         return self._search.is_on
 
     def claims(self) -> RangeSet | None:
@@ -160,7 +157,8 @@ class Board:
         for run in have.runs:
             said = dict(zip(range(run.start, run.stop), roots, strict=False))
             for piece, root in said.items():
-                if self.testimony.hear(peer, piece, root, is_vouched=run.is_vouched):
+                is_vouched = run.is_vouched or not have.is_wanting  # whole: the digest was checked
+                if self.testimony.hear(peer, piece, root, is_vouched=is_vouched):
                     self._ban(peer, f"a wrong root of piece {piece}", now)
                     return
             believed = [
@@ -203,6 +201,8 @@ class Board:
 
     def accepts(self, piece: int, root: bytes, giver: PeerId, now: float) -> bool:
         """Whether bytes that a peer gave may be taken in; a liar is banned at once."""
+        if giver in self.members.banned:
+            return False
         if not self.testimony.is_what_it_said(giver, piece, root):
             self._ban(giver, f"other bytes than it announced of piece {piece}", now)
             return False

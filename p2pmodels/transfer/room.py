@@ -330,7 +330,8 @@ class Room:
                 self.board.pulls.ended(number, self._clock.monotonic())
                 continue
             for index in range(pull.at, piece):
-                await self._land(pull, index)
+                if self.board.pulls.get(number) is pull:  # its peer may be banned meanwhile
+                    await self._land(pull, index)
             self.board.pulls.progressed(number, 0, piece, self._clock.monotonic())
 
     async def _land(self, pull: Pull, index: int) -> None:
