@@ -99,6 +99,8 @@ class Leases:
                 lease.is_takeover |= is_firm  # said once more, and more strongly
                 return lease
             self.cut(lease, start, stop)
+        for lease in self.of(peer):
+            self.cut(lease, start, stop)  # said again, it is still one lease
         begin = self.take_over if is_taken else self.add
         begin(peer, start, stop, now)
         return None

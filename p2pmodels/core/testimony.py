@@ -41,6 +41,8 @@ class Testimony:
         if truth is not None and truth != root:
             return is_vouched
         said = self._said[piece]
+        if any(peer in peers for other, peers in said.items() if other != root):
+            return True  # it said something else before
         if is_vouched:
             self._vouched[piece][peer] = root
             self._refuted[piece].discard(root)

@@ -15,6 +15,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
@@ -50,6 +51,7 @@ STEP_EVERY_S = 0.04  # seconds between two looks at a board; what comes meanwhil
 STEP_YOUNG_S = 0.01  # the same while a fetch begins: a client waits for its first byte
 YOUNG_S = 0.5  # seconds for which that is so
 ORIGIN_PAUSE_S = 5.0  # seconds after a failure of the origin before we ask it again, others may
+HASH_AGAIN_S = 0.25  # seconds after which we look for unhashed pieces, even if nothing was told
 TALKING_S = 1.0  # seconds since its last frame for which a peer counts as talking
 ENDED = -1  # stands for the number of a piece: the pull is over
 STARVE_S = 10.0  # seconds without a piece, the origin failing, after which the fetch has failed
@@ -190,11 +192,9 @@ class Room:
         """Wait for news, or until the board wants to look again; but never look too often."""
         clock = self._clock
         until = self.board.next_look(clock.monotonic())
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, until - clock.monotonic())):
                 await self._wake.wait()
-        except TimeoutError:
-            pass
         is_young = clock.monotonic() - self._began < YOUNG_S
         step_s = STEP_YOUNG_S if is_young else STEP_EVERY_S
         await clock.sleep(max(0.0, self._looked_at + step_s - clock.monotonic()))
@@ -207,8 +207,9 @@ class Room:
         try:
             while True:
                 await partial.hash_on()
-                async with partial.changed:
-                    await partial.changed.wait()
+                with suppress(TimeoutError):  # what landed while we came here told nobody
+                    async with asyncio.timeout(HASH_AGAIN_S), partial.changed:
+                        await partial.changed.wait()
         except P2PModelsError as error:
             self._fail(error)
 

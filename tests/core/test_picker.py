@@ -1,0 +1,163 @@
+"""The picker: who takes which lease, and which pieces are asked of whom."""
+
+from __future__ import annotations
+
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pmodels.core.digests import Sha256
+from p2pmodels.core.leases import Leases
+from p2pmodels.core.peer import PeerId
+from p2pmodels.core.picker import (
+    BEGIN_AFTER_S,
+    PULLS_LIMIT,
+    PULLS_PER_PEER,
+    STALL_S,
+    pick_leases,
+    pick_pulls,
+    pick_sick,
+    weight,
+)
+from p2pmodels.core.pieces import MIB, piece_length
+from p2pmodels.core.situation import Lease, Member, Pull, Situation, Take, lease_pieces
+
+BLOB = Sha256("ab" * 32)
+SIZE = 64 * MIB
+PIECES = SIZE // piece_length(SIZE)
+
+
+def peer(number: int) -> PeerId:
+    return PeerId(f"{number:032x}")
+
+
+def member(number: int, has: range = range(0), **how: object) -> Member:
+    pieces = bytearray(PIECES)
+    pieces[has.start : has.stop] = b"\1" * len(has)
+    return Member(peer(number), pieces, **how)  # type: ignore[arg-type]
+
+
+def situation(members: list[Member], **how: object) -> Situation:
+    values: dict[str, object] = {
+        "now": 100.0,
+        "own": peer(0),
+        "blob": BLOB,
+        "size": SIZE,
+        "ours": bytearray(PIECES),
+        "members": {one.id: one for one in members},
+        "holders": [sum(one.has[piece] for one in members) for piece in range(PIECES)],
+        "leases": [],
+        "pulls": [],
+        "readers": [0],
+        "began": 100.0,
+    }
+    return Situation(**{**values, **how})  # type: ignore[arg-type]
+
+
+def owner(lease: int, count: int) -> PeerId:
+    return max((peer(number) for number in range(count)), key=lambda id: weight(BLOB, lease, id))
+
+
+def test_every_lease_has_one_owner_and_everybody_computes_the_same() -> None:
+    count = 5
+    begun: dict[int, list[int]] = {}
+    for own in range(count):
+        others = [member(n, is_wanting=True) for n in range(count) if n != own]
+        for take in pick_leases(situation(others, own=peer(own))):
+            begun.setdefault(take.start // lease_pieces(SIZE), []).append(own)
+    assert begun
+    assert all(owners == [int(owner(lease, count).value, 16)] for lease, owners in begun.items())
+
+
+def test_a_lease_that_its_owner_does_not_begin_is_taken_by_one_who_has_none() -> None:
+    others = [member(n, is_wanting=True) for n in (1, 2)]
+    mine = [n for n in range(8) if owner(n, 3) == peer(0)]
+    ours = bytearray(PIECES)
+    step = lease_pieces(SIZE)
+    for lease in mine:
+        ours[lease * step : (lease + 1) * step] = b"\1" * step
+    early = situation(others, ours=ours)
+    late = situation(others, ours=ours, now=100.0 + BEGIN_AFTER_S + 1.0)
+    assert pick_leases(early) == []
+    (taken,) = pick_leases(late)
+    assert taken.start // step not in mine
+
+
+def test_nothing_is_taken_from_an_origin_that_asked_us_to_wait() -> None:
+    others = [member(1, is_wanting=True)]
+    assert pick_leases(situation(others))
+    assert pick_leases(situation(others, can_ask_origin=False)) == []
+
+
+def test_what_a_member_has_is_never_leased() -> None:
+    assert pick_leases(situation([member(1, range(PIECES), is_wanting=True)])) == []
+
+
+def test_a_lease_without_progress_passes_on_and_a_live_one_does_not() -> None:
+    other = member(1, is_wanting=True)
+    step = lease_pieces(SIZE)
+    lease = Lease(peer(1), 0, step, since=100.0, progressed=100.0)
+    ours = bytearray(step) + b"\1" * (PIECES - step)  # nothing else is lacking
+    live = situation([other], leases=[lease], ours=ours, now=101.0)
+    dead = situation([other], leases=[lease], ours=ours, now=130.0)
+    assert pick_leases(live) == []
+    assert pick_leases(dead) == [Take(0, step, is_takeover=True)]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, PIECES), st.integers(0, PIECES)), min_size=1, max_size=6),
+    st.integers(0, 2**32),
+    st.sets(st.integers(0, PIECES - 1)),
+)
+def test_pulls_ask_for_what_is_lacking_of_who_has_it_and_keep_the_limits(
+    spans: list[tuple[int, int]], seed: int, ours: set[int]
+) -> None:
+    members = [member(n + 1, range(*sorted(span))) for n, span in enumerate(spans)]
+    landed = bytearray(PIECES)
+    for piece in ours:
+        landed[piece] = 1
+    now = situation(members, ours=landed)
+    asks = pick_pulls(now, Random(seed))
+    asked: set[int] = set()
+    for ask in asks:
+        pieces = set(range(ask.start, ask.stop))
+        assert pieces and not pieces & asked and not pieces & ours
+        assert all(now.members[ask.peer].has[piece] for piece in pieces)
+        asked |= pieces
+    assert len(asks) <= PULLS_LIMIT
+    assert all(sum(ask.peer == one.id for ask in asks) <= PULLS_PER_PEER for one in members)
+
+
+def test_a_reader_is_served_first() -> None:
+    asks = pick_pulls(situation([member(1, range(PIECES))], readers=[77]), Random(1))
+    assert asks[0].start == 77
+
+
+def test_the_rarest_piece_comes_before_the_common_ones() -> None:
+    members = [member(n, range(PIECES - 1)) for n in (1, 2)] + [member(3, range(200, PIECES))]
+    now = situation(members, readers=[])
+    assert pick_pulls(now, Random(3))[0].start == PIECES - 1
+
+
+def test_a_pull_without_a_byte_is_asked_elsewhere_as_well() -> None:
+    pull = Pull(1, peer(1), 0, 4, since=100.0, progressed=100.0, at=0)
+    members = [member(1, range(PIECES)), member(2, range(PIECES))]
+    assert pick_sick(situation(members, pulls=[pull], now=100.0 + STALL_S / 2)) == []
+    assert pick_sick(situation(members, pulls=[pull], now=100.0 + STALL_S)) == [pull]
+
+
+def test_a_peer_that_says_a_lease_a_thousand_times_holds_it_once() -> None:
+    leases = Leases(BLOB, SIZE)
+    for moment in range(1000):
+        leases.contest(peer(0), peer(1), (0, 32), float(moment), is_taken=bool(moment % 2))
+    assert len(leases.of(peer(1))) == 1
+
+
+def test_of_two_that_begin_together_one_goes_on_and_both_agree() -> None:
+    one, other = Leases(BLOB, SIZE), Leases(BLOB, SIZE)
+    one.add(peer(1), 0, 32, 0.0)
+    other.add(peer(2), 0, 32, 0.0)
+    kept_by_one = one.contest(peer(1), peer(2), (0, 32), 0.1, is_taken=False)
+    kept_by_other = other.contest(peer(2), peer(1), (0, 32), 0.1, is_taken=False)
+    assert (kept_by_one is None) != (kept_by_other is None)
