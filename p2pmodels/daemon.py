@@ -42,6 +42,7 @@ from p2pmodels.options import (
     BACKLOG,
     bind,
     lan_options,
+    lan_upload_limit,
     link_options,
     origin_options,
     store_options,
@@ -208,7 +209,7 @@ class Daemon:
         nearby = Nearby(lan, swarm, store.snapshots, sharing, flows, lane)
         uploads = Uploads(
             clock,
-            config.swarm.upload_limit_bytes_per_s,
+            lan_upload_limit(config),
             on_sent=on_sent,
         )
         exchange = Exchange(

@@ -47,13 +47,13 @@ def _free_port(host: str) -> int:
 
 def swarm_options(config: Config) -> SwarmOptions:
     """How BitTorrent runs."""
-    host = config.lan.listen.host
+    host, limit = config.lan.listen.host, config.swarm.upload_limit_bytes_per_s
     return SwarmOptions(
         listen_host=host,
         port=config.swarm.port or _free_port(host),
         is_wan_enabled=config.swarm.is_wan_enabled,
         lan_networks=tuple(map(str, config.lan.networks)),
-        upload_limit_bytes_per_s=config.swarm.upload_limit_bytes_per_s,
+        upload_limit_bytes_per_s=limit and max(1, limit - lan_upload_limit(config)),
         download_limit_bytes_per_s=config.swarm.download_limit_bytes_per_s,
         trackers=tuple(config.swarm.trackers),
     )
@@ -83,3 +83,13 @@ def lan_options(config: Config, identity: Identity, peer: socket.socket) -> LanO
 def link_options(config: Config, lan: LanOptions) -> LinkOptions:
     """Who we are on a link. Raises ConfigError when the group's secret cannot be read."""
     return LinkOptions(lan.id, __version__, lan.peer_port, config.lan.read_group_secret())
+
+
+def lan_upload_limit(config: Config) -> int:
+    """Bytes per second that LAN peers may take together; 0 is no limit.
+
+    The operator's limit holds for all transports together (reliability E20): BitTorrent and the
+    LAN exchange have half of it each.
+    """
+    limit = config.swarm.upload_limit_bytes_per_s
+    return max(1, limit // 2) if limit and config.swarm.is_enabled else limit
