@@ -89,3 +89,25 @@ def has_it_all(machine: Machine) -> bool:
         and all(root == world.truth(blob, piece) for piece, root in machine.whole[blob].items())
         for blob in world.sizes
     )
+
+
+def test_three_hundred_machines_share_one_download() -> None:
+    world = World(7, [8 * MB], UPLINK)
+    for _ in range(300):
+        world.at(world.random.random(), "arrive", world.add())
+    world.run(until_s=30)
+    assert all(has_it_all(machine) for machine in world.machines)
+    assert world.origin_bytes <= 1.1 * 8 * MB
+
+
+def test_thirty_machines_ask_the_origin_once_for_each_file_of_a_model() -> None:
+    """The hub grants an address 3,000 requests in five minutes; 30 x 115 would be 3,450."""
+    random = Random(1)
+    sizes = [random.randrange(2 * MB, 4 * MB) for _ in range(5)]
+    sizes += [random.randrange(1000, 200_000) for _ in range(110)]
+    world = World(7, sizes, UPLINK)
+    for _ in range(30):
+        world.at(world.random.random(), "arrive", world.add())
+    world.run(until_s=60)
+    assert all(has_it_all(machine) for machine in world.machines)
+    assert world.requests <= 130
