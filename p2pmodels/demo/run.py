@@ -1,7 +1,7 @@
 """`p2pmodels demo`: two daemons and a small hub on this machine, with a real model.
 
 The story: daemon A fetches the model from the hub; from then on the hub gives out lists of files
-only; daemon B finds A by mDNS and gets every byte from it over BitTorrent. Nothing leaves the
+only; daemon B finds A by mDNS and gets every byte from it over the LAN. Nothing leaves the
 loopback address.
 """
 
@@ -63,7 +63,7 @@ async def _story(hub: HubProcess, folder: Path, size: int, once: bool) -> None:
             seconds = await _timed(lambda: _fetch(second))
             rate = size / max(seconds, 0.001)
             print(
-                f"5. B gets it from A over BitTorrent            {seconds:5.1f} s ({_mb(rate)}/s)"
+                f"5. B gets it from A over the LAN               {seconds:5.1f} s ({_mb(rate)}/s)"
             )
             print(f"6. {await _prove_good(second)}\n")
             from_hub_for_b = hub.file_bytes() - from_hub_for_a
@@ -132,7 +132,7 @@ async def _print_sources(
 ) -> None:
     print(f"{'who gave what':24}{'A':>14}{'B':>14}")
     views = [(await daemon.ask("status"))["bytes_by_source"] for daemon in (first, second)]
-    for source, label in (("origin", "from the hub"), ("swarm", "over BitTorrent")):
+    for source, label in (("origin", "from the hub"), ("lan", "over the LAN")):
         cells = [view[source] if isinstance(view, dict) else 0 for view in views]
         print(f"{label:24}{_mb(cells[0]):>14}{_mb(cells[1]):>14}")
     label = "by the hub's own log"

@@ -1,4 +1,4 @@
-"""Daemon to daemon over BitTorrent against a bare libtorrent pair; aim 0.9."""
+"""Daemon to daemon, over the LAN exchange, against a bare libtorrent pair; aim 0.9."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def daemon_pair(folder: Path, source: Path) -> tuple[Cost, Torrent]:
                 done = (await second.order("fetch", repo=REPO, revision="main"))[-1]
                 seconds = time.monotonic() - began
                 cpu = cpu_seconds(first.pid) + cpu_seconds(second.pid) - cpu_before
-                assert done["event"] == "done" and done["sources"] == {"swarm": SIZE}, done
+                assert done["event"] == "done" and done["sources"] == {"lan": SIZE}, done
     shutil.rmtree(folder)
     return Cost(seconds, cpu), read_torrent(base64.b64decode(str(torrent)))
 
