@@ -33,8 +33,7 @@ ANSWER_S = 0.15  # seconds that peers have to say what they know, before the ori
 TALKING_ANSWER_S = 1.0  # the same for peers that said something in the last second
 HAVE_EVERY_S = 0.05  # seconds between two `have` of a blob: a frame a piece would drown a room
 HAVE_APART_S = 0.01  # seconds that every machine of the room adds to that
-LOOK_EVERY_S = 0.1  # seconds between looks at who stands still, in company
-LOOK_ALONE_S = 1.0
+LOOK_ALONE_S, LOOK_EVERY_S = 1.0, 0.1  # seconds between looks at who stands still; in company
 
 
 class Board:
@@ -75,7 +74,7 @@ class Board:
 
     @property
     def is_full(self) -> bool:
-        return self.ours.find(0) < 0
+        return 0 not in self.ours
 
     @property
     def is_searching(self) -> bool:  # who gave wrong bytes
@@ -95,8 +94,9 @@ class Board:
         return claims
 
     def can_others_help(self, now: float) -> bool:
-        """Whether somebody has, or is about to get, something that we lack."""
-        return self.members.give(self.ours, at_last=True) or self.members.can_ask(now)
+        """Whether somebody has, or may get, something that we lack, or has not answered yet."""
+        members = self.members
+        return bool(self._awaited) or members.give(self.ours, at_last=True) or members.can_ask(now)
 
     def answer(self) -> list[Frame]:
         """What a peer that wants the blob is told: what we have, and our leases."""
@@ -137,7 +137,7 @@ class Board:
             case Busy():
                 self.members.is_busy(peer, frame.uploads, frame.origin_wait_ms / 1000, now)
             case _:
-                pass
+                ...
 
     def left(self, peer: PeerId, now: float) -> None:
         """Its link has ended: what it had and held is gone."""

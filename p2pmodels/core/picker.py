@@ -51,8 +51,8 @@ PROGRESS_PACES = 4.0  # paces of the room that a lease may stand still
 SLOW_FACTOR = 3.0  # a lease that will take so many times as long as it would here passes on
 
 PULLS_LIMIT = 8  # pulls of one blob at once
-PULLS_PER_PEER = 2  # pulls of one blob from one peer: one flows while the next is asked
-PULL_BYTES = 16 * MIB  # bytes of a pull at the most: what a quick peer sends in a tenth of a second
+PULLS_PER_PEER = 3  # pulls of one blob from one peer: two flow while the next is asked
+PULL_BYTES = 32 * MIB  # bytes of a pull at the most; a quick peer sends them in a tenth of a second
 PULL_FIRST_BYTES = 4 * MIB  # bytes of a pull from a peer whose rate is not known
 PULL_S = 0.5  # seconds that a pull should last: short enough to choose anew
 READ_AHEAD_BYTES = 1 * MIB  # bytes in front of a reader that come before everything else

@@ -51,6 +51,7 @@ STEP_EVERY_S = 0.04  # seconds between two looks at a board; what comes meanwhil
 STEP_YOUNG_S = 0.01  # the same while a fetch begins: a client waits for its first byte
 YOUNG_S = 0.5  # seconds for which that is so
 ORIGIN_PAUSE_S = 5.0  # seconds after a failure of the origin before we ask it again, others may
+HELD_STARVE_S = 60.0  # the same while a peer has what we lack: its slots may be taken for long
 HASH_AGAIN_S = 0.25  # seconds after which we look for unhashed pieces, even if nothing was told
 TALKING_S = 1.0  # seconds since its last frame for which a peer counts as talking
 ENDED = -1  # stands for the number of a piece: the pull is over
@@ -274,7 +275,9 @@ class Room:
         error, now = self._origin_error, self._clock.monotonic()
         if error is None:
             return
-        if self.board.can_others_help(now) and now - self._landed_at < STARVE_S:
+        is_held = self.board.members.give(self.board.ours)
+        patience = HELD_STARVE_S if is_held else STARVE_S
+        if self.board.can_others_help(now) and now - self._landed_at < patience:
             return
         raise error.with_traceback(None)
 
