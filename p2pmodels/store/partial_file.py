@@ -24,8 +24,11 @@ from p2pmodels.store.piece_hashes import HASH_STEP, PieceHashes
 
 
 class PartialFile:
-    """States: closed, open. All methods block, but only `open`, `close`, `write`, `keep`,
-    `read` and `sync` for longer than a moment."""
+    """States: new, open, closed for good.
+
+    All methods block, but only `open`, `close`, `write`, `keep`, `read` and `sync` for longer than
+    a moment.
+    """
 
     def __init__(self, path: Path, size: int, disk: Disk, pieces: PieceHashes) -> None:
         self.epoch = 0
@@ -36,6 +39,7 @@ class PartialFile:
         self._books = threading.Lock()
         self._returned = threading.Condition()
         self._borrowers = 0
+        self._is_over = False
 
     @property
     def is_open(self) -> bool:
@@ -47,10 +51,13 @@ class PartialFile:
         try:
             present = self._disk.size(fd)
             self._disk.truncate(fd, self._size)
+            with self._returned:
+                if self._is_over:
+                    raise StoreFailed(f"{self._path.name} was closed before it was open")
+                self._fd = fd
         except BaseException:
             self._disk.close(fd)
             raise
-        self._fd = fd
         return present
 
     @contextmanager
@@ -69,8 +76,12 @@ class PartialFile:
                 self._returned.notify_all()
 
     def close(self) -> None:
-        """Let it go when the last borrower has returned it; new ones are refused at once."""
+        """Let it go when the last borrower has returned it; new ones are refused at once.
+
+        For good: an `open` that is under way in another thread fails as well.
+        """
         with self._returned:
+            self._is_over = True
             fd, self._fd = self._fd, -1
             while self._borrowers:
                 self._returned.wait()

@@ -87,7 +87,11 @@ class Partial:
 
     async def open(self) -> None:
         """Open or create the file and take over what its checkpoint vouches for."""
-        self.landed, self.vouched = await self._lane.run(self._open)
+        try:
+            self.landed, self.vouched = await self._lane.run(self._open)
+        except BaseException:
+            self._lane.submit(self._file.close)  # cancelled: a thread may still be opening it
+            raise
         self._saved_total = self.landed.total
 
     def _open(self) -> tuple[RangeSet, RangeSet]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import os
 import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from p2pmodels.core.pieces import RangeSet
 from p2pmodels.errors import DigestMismatch, DiskFull, SizeMismatch, StoreDamaged, StoreFailed
 from p2pmodels.store.partials import CHECKPOINT_S, Partial
 from p2pmodels.store.store import Store
+from p2pmodels.workers import Lane
 from tests.contents import content, small
 from tests.fakes import FailingDisk, FakeClock
 
@@ -211,6 +214,42 @@ async def test_a_cancelled_write_never_hurts_the_digest(store: Store) -> None:
         await partial.write(start, data[start:stop], vouched=True)
     assert await partial.seal() == sha256
     await store.blobs.close(partial)
+
+
+@pytest.mark.asyncio
+async def test_who_is_cancelled_while_the_file_is_opened_leaves_no_open_file(
+    store: Store, disk: FailingDisk, lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that opens it cannot be stopped, and comes to its end later."""
+    opening, go_on, opened = threading.Event(), threading.Event(), list[int]()
+    really_open = disk.open
+
+    def slowly(path: Path, flags: int) -> int:
+        opening.set()
+        go_on.wait()
+        opened.append(really_open(path, flags))
+        return opened[-1]
+
+    monkeypatch.setattr(disk, "open", slowly)
+    _, sha256 = content(SIZE)
+    task = asyncio.create_task(store.blobs.partial(sha256, SIZE))
+    await lane.run(opening.wait)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go_on.set()
+    assert store.blobs.find(sha256) is None
+    async with asyncio.timeout(5):
+        while not (opened and is_closed(opened[0])):
+            await asyncio.sleep(0.001)
+
+
+def is_closed(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return True
+    return False
 
 
 @pytest.mark.asyncio
