@@ -325,32 +325,49 @@ class Room:
 
     async def _land_what_came(self) -> None:
         """Take in the pieces that peers have given since the last look."""
-        while self._came:
-            number, piece = self._came.popleft()
+        came, self._came = self._came, deque()
+        reached: dict[int, int] = {}
+        for number, piece in came:
+            reached[number] = max(piece, reached.get(number, 0))
+        for number, stop in reached.items():
             pull = self.board.pulls.get(number)
-            if pull is None:
-                continue
+            if pull is not None and stop > pull.at:
+                await self._land(pull, stop)
+                self.board.pulls.progressed(number, 0, stop, self._clock.monotonic())
+        for number, piece in came:
             if piece == ENDED:
                 self.board.pulls.ended(number, self._clock.monotonic())
-                continue
-            for index in range(pull.at, piece):
-                if self.board.pulls.get(number) is pull:  # its peer may be banned meanwhile
-                    await self._land(pull, index)
-            self.board.pulls.progressed(number, 0, piece, self._clock.monotonic())
 
-    async def _land(self, pull: Pull, index: int) -> None:
-        partial, now = self.partial, self._clock.monotonic()
-        start, stop = partial.pieces.span(index)
-        if partial.landed.holds(start, stop):
-            return
-        root = partial.pieces.written_root(index)
-        if root is not None and not self.board.accepts(index, root, pull.peer, now):
-            return
-        self._givers[index] = pull.peer
+    async def _land(self, pull: Pull, stop: int) -> None:
+        """The pieces of a pull up to `stop`: in runs, because each run costs a turn in a thread."""
+        run = range(pull.at, pull.at)
+        for index in range(pull.at, stop):
+            if self._is_welcome(pull, index):
+                run = range(run.start, index + 1) if run else range(index, index + 1)
+                if index + 1 < stop:
+                    continue
+            if run:
+                await self._mark(pull, run)
+            run = range(0)
+            if self.board.pulls.get(pull.number) is not pull:  # its peer may be banned meanwhile
+                return
+
+    def _is_welcome(self, pull: Pull, index: int) -> bool:
+        """Whether a piece of a pull is missing here, and is what was said of it."""
+        if self.partial.landed.holds(*self.partial.pieces.span(index)):
+            return False
+        root = self.partial.pieces.written_root(index)
+        now = self._clock.monotonic()
+        return root is None or self.board.accepts(index, root, pull.peer, now)
+
+    async def _mark(self, pull: Pull, run: range) -> None:
+        pieces = self.partial.pieces
+        start, stop = pieces.span(run.start)[0], pieces.span(run.stop - 1)[1]
+        self._givers.update(dict.fromkeys(run, pull.peer))
         if not self.fetch.source:
             self.fetch.source = "lan"
-        await partial.mark(start, stop)
-        self._landed_at = now
+        await self.partial.mark(start, stop)
+        self._landed_at = self._clock.monotonic()
         self.fetch.sources["lan"] += stop - start
         RECEIVED_BYTES.labels("lan").inc(stop - start)
 
