@@ -237,6 +237,7 @@ class Daemon:
             sharing,
         )
         sharing.is_fetching = fetcher.is_fetching
+        sharing.on_proof = exchange.say_owed
         resolver = Resolver(store.snapshots, origins, clock, config.fetch.branch_ttl_s)
         parts = Parts(
             identity,

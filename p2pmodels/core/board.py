@@ -23,14 +23,14 @@ from p2pmodels.core.peer import PeerId
 from p2pmodels.core.picker import pick_crawling, pick_leases, pick_pulls, pick_sick
 from p2pmodels.core.pieces import RangeSet, piece_length
 from p2pmodels.core.pulls import Pulls
+from p2pmodels.core.questions import Questions
 from p2pmodels.core.search import Search
-from p2pmodels.core.situation import Lease, Situation, ones
+from p2pmodels.core.situation import WHOLE_LEASE_BYTES, Lease, Situation, ones
 from p2pmodels.core.testimony import Testimony
+from p2pmodels.core.uplink import Uplink
 from p2pmodels.core.wire import Busy, Frame, Have, LeaseState, Unwant, Want
 from p2pmodels.core.wire import Lease as LeaseFrame
 
-ANSWER_S = 0.15  # seconds that peers have to say what they know, before the origin is asked
-TALKING_ANSWER_S = 1.0  # the same for peers that said something in the last second
 HAVE_EVERY_S = 0.05  # seconds between two `have` of a blob: a frame a piece would drown a room
 HAVE_APART_S = 0.01  # seconds that every machine of the room adds to that
 LOOK_ALONE_S, LOOK_EVERY_S = 1.0, 0.1  # seconds between looks at who stands still; in company
@@ -46,6 +46,7 @@ class Board:
         size: int,
         now: float,
         random: Chance,
+        uplink: Uplink,
         under_way: Callable[[], Sequence[tuple[int, int]]] = tuple,
     ) -> None:
         """`under_way` tells the bytes (at, stop) that origin connections are fetching now."""
@@ -54,14 +55,14 @@ class Board:
         self.pieces = -(-size // self.length)
         self.ours = bytearray(self.pieces)
         self.members = Members(self.pieces)
-        self.leases = Leases(blob, size)
+        self.leases, self._uplink = Leases(blob, size, uplink), uplink
         self.pulls = Pulls(self.members)
         self.testimony = Testimony(self.pieces)
         self.is_alone = False
         self._random, self._under_way = random, under_way
         self._began = now
         self._origin_until = now
-        self._awaited: dict[PeerId, float] = {}
+        self._questions = Questions()
         self._shown_since: dict[int, float] = {}
         self._readers: tuple[int, ...] = ()
         self._roots: dict[int, bytes] = {}
@@ -96,7 +97,8 @@ class Board:
     def can_others_help(self, now: float) -> bool:
         """Whether somebody has, or may get, something that we lack, or has not answered yet."""
         members = self.members
-        return bool(self._awaited) or members.give(self.ours, at_last=True) or members.can_ask(now)
+        may_come = self._questions.are_unanswered or members.can_ask(now)
+        return may_come or members.give(self.ours, at_last=True)
 
     def answer(self) -> list[Frame]:
         """What a peer that wants the blob is told: what we have, and our leases."""
@@ -109,11 +111,8 @@ class Board:
     # what peers say
 
     def asked(self, peer: PeerId, now: float, *, is_talking: bool = False) -> Want:
-        """The frame by which a peer is asked what it knows; its answer is awaited for a moment.
-
-        A bit longer for one that `is_talking`: it is there, and busy with the same model.
-        """
-        self._awaited[peer] = now + (TALKING_ANSWER_S if is_talking else ANSWER_S)
+        """The frame by which a peer is asked what it knows; its answer is awaited for a moment."""
+        self._questions.ask(peer, now, is_talking=is_talking)
         return Want(self.blob, self.size)
 
     def heard(self, peer: PeerId, frame: Frame, now: float) -> None:
@@ -141,13 +140,13 @@ class Board:
 
     def left(self, peer: PeerId, now: float) -> None:
         """Its link has ended: what it had and held is gone."""
-        self._awaited.pop(peer, None)
+        self._questions.over(peer)
         self.leases.free(peer, 0, self.pieces, now)
         self._actions.extend(Stop(pull.number) for pull in self.pulls.drop(peer))
         self.members.remove(peer)
 
     def _has(self, peer: PeerId, have: Have, now: float) -> None:
-        self._awaited.pop(peer, None)
+        self._questions.over(peer)
         is_of_use = have.runs or have.is_wanting or self.members.get(peer)
         if have.size != self.size or not is_of_use:
             return
@@ -168,6 +167,7 @@ class Board:
             ]
             for piece in self.members.shows(member, believed):
                 self._shown_since[piece] = now
+            member.is_wanting = member.is_wanting and 0 in member.has
             self.leases.progress(peer, run.start, run.stop, now)
         self.leases.end(self._is_done)
 
@@ -272,7 +272,7 @@ class Board:
 
     def next_look(self, now: float) -> float:
         """When `step` should be called at the latest, if nothing happens before."""
-        times = [until for until in self._awaited.values() if until > now]
+        times = self._questions.ends(now)
         times.append(now + (LOOK_ALONE_S if self.is_alone else LOOK_EVERY_S))
         if self._fresh:
             times.append(max(now, self._said_at + self._have_every_s))
@@ -280,11 +280,12 @@ class Board:
 
     def is_awaiting(self, now: float) -> bool:
         """Whether peers that were asked may still answer."""
-        return any(now < until for until in self._awaited.values())
+        return self._questions.is_open(now)
 
     def _look_for_company(self, now: float) -> None:
         """Alone or not?"""
-        has_company = self.members.want() or self.members.give(self.ours)
+        will_come = self._questions.is_crowded and self.size <= WHOLE_LEASE_BYTES
+        has_company = will_come or self.members.want() or self.members.give(self.ours)
         if has_company:
             self._meet_company(now)
         elif not self.is_alone:
@@ -315,13 +316,13 @@ class Board:
             began=self._began,
             free_since=self.leases.free_since,
             shown_since=self._shown_since,
-            pace=self.leases.pace,
-            peak=self.leases.peak,
+            turn_s=self._uplink.turn_s(self.length),
+            uplink_leases=self._uplink.leases,
             can_ask_origin=now >= max(origin_until, self._origin_until),
             closed=self.testimony.in_doubt | self._search.pieces,
         )
 
-    def _is_settled(self) -> bool:  # the whole-file digest decides now, or has decided well
+    def _is_settled(self) -> bool:  # the digest decides now, or has decided well
         return self.is_full and not self._search.rounds
 
     def _look_for_liars(self, now: float) -> None:
@@ -380,10 +381,9 @@ class Board:
             has = self.members.add(peer).has
             for have in self._haves(piece for piece in self._fresh if not has[piece]):
                 self._actions.append(Say(peer, have))
-        self._fresh = []
-        self._said_at = now
-        if self.is_full:
-            self._tell(Unwant(self.blob))
+            if self.is_full and any(has):  # who had nothing has just been told that all is here
+                self._actions.append(Say(peer, Unwant(self.blob)))
+        self._fresh, self._said_at = [], now
 
     def _haves(self, pieces: Iterable[int]) -> list[Have]:
         """These pieces as frames, as far as they are hashed."""

@@ -1,42 +1,38 @@
-"""The leases of one blob: who takes which pieces from the origin, and at what pace.
+"""The leases of one blob: who takes which pieces from the origin.
 
 A lease ends when its pieces have landed, when its holder gives it back or goes, or when another
-takes it over. `pace` is what the room measures: seconds between two pieces of one lease; `peak`
-is how many pieces a second all leases together brought when the room was busiest.
+takes it over.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from p2pmodels.core.digests import Digest
 from p2pmodels.core.peer import PeerId
 from p2pmodels.core.picker import wins
+from p2pmodels.core.pieces import piece_length
 from p2pmodels.core.situation import Lease, lease_pieces
+from p2pmodels.core.uplink import Uplink
 
 FIRM_AFTER_S = 0.25  # seconds after which a lease is kept against one who begins the same
-PACE_WEIGHT = 0.2  # share of the newest piece in the room's pace
-PEAK_WINDOW_S = 1.0  # seconds over which the peak is taken
-PEAK_KEPT = 0.995  # of the peak that is left with each piece: an origin may become slower
-PACE_LIMIT_S = 10.0  # seconds; a longer wait for a piece is an outage, not a pace
 
 
 class Leases:
     """`free_since` says for each lease that was given back or lost, when that was."""
 
-    def __init__(self, blob: Digest, size: int) -> None:
-        self._blob = blob
+    def __init__(self, blob: Digest, size: int, uplink: Uplink) -> None:
+        self._blob, self._uplink = blob, uplink
         self.all: list[Lease] = []
         self.free_since: dict[int, float] = {}
-        self.pace = 0.0
-        self.peak = 0.0
-        self._landed: deque[tuple[float, int]] = deque()
-        self.step = lease_pieces(size)
+        self.step, self._length = lease_pieces(size), piece_length(size)
 
     def __iter__(self) -> Iterator[Lease]:
         return iter(self.all)
+
+    def __len__(self) -> int:
+        return len(self.all)
 
     def of(self, peer: PeerId) -> list[Lease]:
         """The leases that a machine holds."""
@@ -120,19 +116,9 @@ class Leases:
             count = min(stop, lease.stop) - max(start, lease.start)
             if count <= 0:
                 continue
-            if lease.landed:  # not the first piece: origins are slow to begin
-                took = min(PACE_LIMIT_S, (now - lease.progressed) / count)
-                self.pace += (took - self.pace) * (PACE_WEIGHT if self.pace else 1.0)
             lease.progressed = now
             lease.landed += count
-            self._note(count, now)
-
-    def _note(self, count: int, now: float) -> None:
-        self._landed.append((now, count))
-        while now - self._landed[0][0] > PEAK_WINDOW_S:
-            self._landed.popleft()
-        rate = sum(number for _, number in self._landed) / PEAK_WINDOW_S
-        self.peak = max(rate, self.peak * PEAK_KEPT)
+            self._uplink.landed(count * self._length, now)
 
     def end(self, is_done: Callable[[Lease], bool]) -> None:
         """Leases whose pieces are all there are over."""

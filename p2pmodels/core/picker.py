@@ -41,14 +41,16 @@ from p2pmodels.core.situation import (
 )
 
 ORIGIN_STREAMS = 4  # leases under way that a room of one to four machines keeps up together
-BEGIN_AFTER_S = 1.0  # seconds an owner has to begin its lease before others may
+BEGIN_AFTER_S = 2.0  # seconds an owner has to begin its lease before others may; it asks them first
 LOOK_AT_LEASES = 64  # leases that may be taken of others, looked at in one choice
 RANK_STEP_S = 0.15  # seconds between the turns of two ranks; a `lease` frame takes far less
 PROGRESS_FIRST_S = 5.0  # seconds for the first piece of a lease; origins are slow to begin
 PROGRESS_MIN_S = 2.0  # seconds without a piece before a lease may pass on, at the least
-PROGRESS_MAX_S = 15.0  # and at the most, however slow the room's origin is
-PROGRESS_PACES = 4.0  # paces of the room that a lease may stand still
+PROGRESS_MAX_S = 30.0  # and at the most, however many share however slow a line
+PROGRESS_TURNS = 4.0  # turns that a lease may stand still: TCP does not share evenly
+FIRST_TURNS = 8.0  # the same until its first piece: a new connection gets less than old ones
 SLOW_FACTOR = 3.0  # a lease that will take so many times as long as it would here passes on
+SLOW_TURNS = 8.0  # turns after which a lease is judged: two or three pieces say nothing
 
 PULLS_LIMIT = 8  # pulls of one blob at once
 PULLS_PER_PEER = 3  # pulls of one blob from one peer: two flow while the next is asked
@@ -135,10 +137,12 @@ def _free_leases(
         ours = weight(now.blob, number, now.own)
         rank = sum(1 for peer in others if weight(now.blob, number, peer) > ours)
         take = Take(start, stop, slow is not None)
-        since = max(now.began, now.free_since.get(number, now.began))
+        since = max(now.began, now.free_since.get(number, now.began)) + BEGIN_AFTER_S
+        if slow is not None:
+            since = max(since, slow.progressed + patience(now, slow))
         if rank == 0:
             begin.append(take)
-        elif now.now >= since + BEGIN_AFTER_S + rank * RANK_STEP_S:
+        elif now.now >= since + rank * RANK_STEP_S:
             steal.append((rank, take))
     return begin, steal
 
@@ -157,51 +161,56 @@ def _missing(now: Situation, lease: Lease) -> bool:
 def is_live(now: Situation, lease: Lease) -> bool:
     """Whether its holder is still counted on."""
     holder = now.members.get(lease.holder)
-    if holder is None or not holder.is_usable:
-        return False
-    return now.now - lease.progressed < patience(now, lease)
+    return holder is not None and now.now - lease.progressed < patience(now, lease)
 
 
 def patience(now: Situation, lease: Lease) -> float:
     """Seconds that a lease may make no progress, by what the room has measured."""
-    if lease.landed == 0:
-        return max(PROGRESS_FIRST_S, min(PROGRESS_MAX_S, PROGRESS_PACES * now.pace))
-    return min(PROGRESS_MAX_S, max(PROGRESS_MIN_S, PROGRESS_PACES * now.pace))
+    holder = now.members.get(lease.holder)
+    if holder is None or not holder.is_usable:
+        return 0.0
+    shortest = PROGRESS_MIN_S if lease.landed else PROGRESS_FIRST_S
+    if not now.turn_s:  # nobody has got anything yet: many that share a line take long to begin
+        return min(PROGRESS_MAX_S, shortest * now.uplink_leases)
+    turns = PROGRESS_TURNS if lease.landed else FIRST_TURNS
+    return min(PROGRESS_MAX_S, max(shortest, turns * now.turn_s))
 
 
 def _slowest(now: Situation, rivals: Sequence[PeerId]) -> list[Take]:
     """Nothing is left to begin: what a slow machine would still need long to fetch, or to give."""
-    if not now.peak:
+    if not now.turn_s:
         return []
     found = [*_slow_leases(now), *_slow_givers(now)]
-    share = 1 + sum(1 for lease in now.leases if _missing(now, lease))  # of the room's uplink
     step = lease_pieces(now.size)
-    for wait, slow, take in sorted(found, key=lambda item: -item[0]):
+    for wait, since, slow, take in sorted(found, key=lambda item: -item[0]):
         ours = weight(now.blob, take.start // step, now.own)
         others = (peer for peer in rivals if peer != slow)
         rank = sum(1 for peer in others if weight(now.blob, take.start // step, peer) > ours)
-        here = (take.stop - take.start) * share / now.peak
-        if wait > SLOW_FACTOR * here + BEGIN_AFTER_S + rank * RANK_STEP_S:
+        here = (take.stop - take.start) * now.turn_s
+        later = rank * RANK_STEP_S
+        if wait > SLOW_FACTOR * here + BEGIN_AFTER_S + later and now.now >= since + later:
             return [take]
     return []
 
 
-def _slow_leases(now: Situation) -> Iterator[tuple[float, PeerId, Take]]:
-    """What each lease of others still needs, all but one piece, and for how long."""
+def _slow_leases(now: Situation) -> Iterator[tuple[float, float, PeerId, Take]]:
+    """What each lease of others still needs, all but one piece: for how long, slow since when."""
     there = union(now.pieces, (m.has for m in now.members.values() if m.is_usable))
     lacking = minus(b"\1" * now.pieces, union(now.pieces, (there, now.ours)))
     for lease in now.leases:
         age = now.now - lease.since
+        since = lease.since + max(PROGRESS_FIRST_S, SLOW_TURNS * now.turn_s)
         first = now.ours.find(0, lease.start, lease.stop)
-        if lease.holder == now.own or first < 0 or age < PROGRESS_FIRST_S:
+        if lease.holder == now.own or first < 0 or now.now < since:
             continue
         for start, stop in runs(lacking, first + 1, lease.stop):
-            pace = max(age / max(1, lease.landed), now.now - lease.progressed)
-            yield (stop - start) * pace, lease.holder, Take(start, stop, is_takeover=True)
+            pace = max(age / (lease.landed + 1), now.now - lease.progressed)
+            wait, take = (stop - start) * pace, Take(start, stop, is_takeover=True)
+            yield wait, since, lease.holder, take
             break
 
 
-def _slow_givers(now: Situation) -> Iterator[tuple[float, PeerId, Take]]:
+def _slow_givers(now: Situation) -> Iterator[tuple[float, float, PeerId, Take]]:
     """What only one machine has, how long it would give that for, if nobody fetches it anew."""
     fetched = bytearray(now.pieces)
     for lease in now.leases:
@@ -216,7 +225,7 @@ def _slow_givers(now: Situation) -> Iterator[tuple[float, PeerId, Take]]:
                 lone = minus(lone, other.has)
         wait = lone.count(1) * piece_length(now.size) / member.rate
         for start, stop in runs(lone, 0, now.pieces):
-            yield wait, member.id, Take(start, stop, is_takeover=True)
+            yield wait, now.began, member.id, Take(start, stop, is_takeover=True)
             break
 
 

@@ -116,10 +116,10 @@ class Situation:
     """For each lease that was begun and given back or lost, when that was."""
     shown_since: Mapping[int, float] = field(default_factory=dict)
     """For each piece that a member has, when the newest of its holders showed it."""
-    pace: float = 0.0
-    """Seconds between two pieces of one lease, as the room does it; 0 when unknown."""
-    peak: float = 0.0
-    """Pieces a second that the room took from the origin when it was busiest lately."""
+    turn_s: float = 0.0
+    """Seconds in which a lease brings a piece when all of the room share alike; 0: unknown."""
+    uplink_leases: int = 1
+    """How many leases share the origin's line, those of other blobs included."""
     can_ask_origin: bool = True
     closed: frozenset[int] | set[int] = frozenset()
     """Pieces that must not be pulled: their content is in doubt."""

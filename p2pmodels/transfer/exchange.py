@@ -21,6 +21,7 @@ from p2pmodels.core.manifest import Want
 from p2pmodels.core.members import SHARED_WAITS
 from p2pmodels.core.peer import PeerId
 from p2pmodels.core.pieces import piece_length
+from p2pmodels.core.uplink import Uplink
 from p2pmodels.core.wire import Busy, Frame, Have, Run, Unwant
 from p2pmodels.core.wire import Lease as LeaseFrame
 from p2pmodels.core.wire import Want as WantFrame
@@ -32,13 +33,15 @@ from p2pmodels.store.partials import Partial
 from p2pmodels.supervision import Tasks
 from p2pmodels.transfer.fetch import Fetch
 from p2pmodels.transfer.flows import Flows
-from p2pmodels.transfer.room import Room, RoomParts
+from p2pmodels.transfer.room import Room
+from p2pmodels.transfer.room_parts import RoomParts
 from p2pmodels.transfer.uploads import HeldBytes, Uploads
 
 log = logging.getLogger(__name__)
 
 BUSY_EVERY_S = 0.5  # seconds between two `busy`; who is silent for five of them counts as frozen
 TALK_S = 5.0  # seconds after its last word for which a peer is told our load
+OWED_LIMIT = 64  # blobs that wait for a proof to be announced; it takes a moment to be noted
 PROVE_SOON_S = 0.3  # seconds after which a fetch that needs no origin looks for a public proof
 PROVE_LATE_S = 10.0  # seconds that a fetch waits for bytes of the origin, which are a proof
 
@@ -77,6 +80,7 @@ class Exchange:
         self._waits: dict[PeerId, float] = {}
         self._holders: set[PeerId] = set()
         self._rooms: dict[Digest, Room] = {}
+        self._owed: dict[Digest, tuple[int, list[PeerId]]] = {}
         self._talked: dict[PeerId, float] = {}
         self._leases_at = clock.monotonic() - PROVE_LATE_S
         self.needs_secret = options.secret is not None
@@ -87,6 +91,7 @@ class Exchange:
             RangeClient(),
             flows,
             clock,
+            Uplink(),
             is_public=lambda fetch: shares.may_give(fetch.want.entry.digest),
             ban=self._ban,
         )
@@ -159,6 +164,26 @@ class Exchange:
                     del self._rooms[digest]
                     if not fetch.is_over or fetch.blob is None:
                         self._unwant(room)
+                    elif not room.is_announced:
+                        self._owe(room)
+
+    def _owe(self, room: Room) -> None:
+        """It is here, but not proven public yet: those who want it are told when it is."""
+        board = room.board
+        self._owed[board.blob] = board.size, board.members.wanting()
+        if len(self._owed) > OWED_LIMIT:
+            self._owed.pop(next(iter(self._owed)))
+        self.say_owed()
+
+    def say_owed(self) -> None:
+        """Something was proven public: say what was waiting for that."""
+        for digest in [digest for digest in self._owed if self._shares.may_give(digest)]:
+            size, peers = self._owed.pop(digest)
+            for have in self._answer(WantFrame(digest, size)):
+                for peer in peers:
+                    self.links.send(peer, have)
+        for room in self._rooms.values():
+            room.announce_when_public()
 
     def _unwant(self, room: Room) -> None:
         for peer in room.board.members.by_id:

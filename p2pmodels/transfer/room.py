@@ -14,12 +14,11 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from dataclasses import replace
+from typing import Self
 
-from p2pmodels.clock import Clock
 from p2pmodels.core.actions import Action, Ban, Reject, Say, Start, Stop
 from p2pmodels.core.board import Board
 from p2pmodels.core.peer import PeerId
@@ -36,14 +35,14 @@ from p2pmodels.errors import (
 )
 from p2pmodels.metrics import RECEIVED_BYTES
 from p2pmodels.sources.lan.link import Linked
-from p2pmodels.sources.lan.links import Links
 from p2pmodels.sources.lan.range_connection import HolderBusy, NotHeld
-from p2pmodels.sources.lan.ranges import Endpoint, RangeClient
+from p2pmodels.sources.lan.ranges import Endpoint
 from p2pmodels.sources.origin.claims import Claims
 from p2pmodels.store.partials import Partial
 from p2pmodels.supervision import Tasks
 from p2pmodels.transfer.fetch import Fetch
-from p2pmodels.transfer.flows import SELF, Flows
+from p2pmodels.transfer.flows import SELF
+from p2pmodels.transfer.room_parts import FillFromOrigin, RoomParts
 
 log = logging.getLogger(__name__)
 
@@ -56,25 +55,6 @@ HASH_AGAIN_S = 0.25  # seconds after which we look for unhashed pieces, even if 
 TALKING_S = 1.0  # seconds since its last frame for which a peer counts as talking
 ENDED = -1  # stands for the number of a piece: the pull is over
 STARVE_S = 10.0  # seconds without a piece, the origin failing, after which the fetch has failed
-
-
-class FillFromOrigin(Protocol):
-    """Fills a fetch's partial from the origins, within claims."""
-
-    def __call__(self, fetch: Fetch, claims: Claims) -> Awaitable[None]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class RoomParts:
-    """What all rooms of a daemon share."""
-
-    own: PeerId
-    links: Links
-    pulls: RangeClient
-    flows: Flows
-    clock: Clock
-    is_public: Callable[[Fetch], bool]
-    ban: Callable[[PeerId, str], None]
 
 
 class Room:
@@ -91,6 +71,7 @@ class Room:
             fetch.want.entry.size,
             parts.clock.monotonic(),
             self._random,
+            parts.uplink,
             self.claims.under_way,
         )
         self._peers: dict[PeerId, Linked] = {}
@@ -107,12 +88,14 @@ class Room:
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
+        self._parts.uplink.books.append(self.board.leases)
         self.partial.on_piece = self._hashed
         for index in list(self.partial.pieces.landed):
             self._hashed(index)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._parts.uplink.books.remove(self.board.leases)
         self.partial.on_piece = lambda _index: None
         await self._tasks.__aexit__()
 
@@ -174,7 +157,7 @@ class Room:
     def _look(self) -> None:
         """One step of the board, and what it wants done."""
         board, now = self.board, self._clock.monotonic()
-        self._announce_when_public()
+        self.announce_when_public()
         board.reads(self.fetch.positions())
         for action in board.step(now):
             self._act(action)
@@ -182,7 +165,13 @@ class Room:
         if claims != self.claims.ranges:
             self.claims.set(claims)
 
-    def _announce_when_public(self) -> None:
+    @property
+    def is_announced(self) -> bool:
+        """Whether peers have been told what is here."""
+        return self._was_public
+
+    def announce_when_public(self) -> None:
+        """What is here is told as soon as it may be."""
         if not self._was_public and self._parts.is_public(self.fetch):
             self._was_public = True
             for peer in self.board.members.wanting():

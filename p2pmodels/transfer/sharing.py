@@ -68,6 +68,7 @@ class Sharing:
         self._try_again: dict[Commit, float] = {}
         self._proving: dict[Commit, asyncio.Lock] = {}
         self.is_fetching: Callable[[Manifest], bool] = lambda _manifest: False
+        self.on_proof: Callable[[], None] = lambda: None
         self._lost: asyncio.Event = asyncio.Event()
         store.blobs.on_lost = lambda _sha256: self._lost.set()
 
@@ -117,7 +118,11 @@ class Sharing:
         """The origin gives it to us, who sent no token: that is the proof."""
         manifest = self._store.snapshots.manifest(want.repo, want.commit)
         if manifest is not None and not manifest.is_restricted and not self.is_public(manifest):
-            await self._store.snapshots.put_proof(manifest)
+            await self._put_proof(manifest)
+
+    async def _put_proof(self, manifest: Manifest) -> None:
+        await self._store.snapshots.put_proof(manifest)
+        self.on_proof()
 
     async def prove(self, want: Want) -> None:
         """Look for a public proof of its snapshot; questions at the same time are one."""
@@ -148,7 +153,7 @@ class Sharing:
         for manifest in self._store.snapshots.homes(want.entry.digest):
             is_asked = (manifest.repo, manifest.commit) == (want.repo, want.commit)
             if is_asked and was_anonymous and not manifest.is_restricted:
-                await self._store.snapshots.put_proof(manifest)
+                await self._put_proof(manifest)
             self._due.put_nowait(manifest)
 
     def on_broken_seed(self, torrent: Torrent, reason: str) -> None:
@@ -226,7 +231,7 @@ class Sharing:
             log.info("no public proof for %s now: %s", manifest.repo, error)
             self._try_again[manifest.commit] = self._clock.monotonic() + TRY_AGAIN_S
             return False
-        await self._store.snapshots.put_proof(manifest)
+        await self._put_proof(manifest)
         return True
 
     async def _share_blob(self, entry: FileEntry) -> None:

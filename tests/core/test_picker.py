@@ -22,6 +22,7 @@ from p2pmodels.core.picker import (
 )
 from p2pmodels.core.pieces import MIB, piece_length
 from p2pmodels.core.situation import Lease, Member, Pull, Situation, Take, lease_pieces
+from p2pmodels.core.uplink import Uplink
 
 BLOB = Sha256("ab" * 32)
 SIZE = 64 * MIB
@@ -148,14 +149,14 @@ def test_a_pull_without_a_byte_is_asked_elsewhere_as_well() -> None:
 
 
 def test_a_peer_that_says_a_lease_a_thousand_times_holds_it_once() -> None:
-    leases = Leases(BLOB, SIZE)
+    leases = Leases(BLOB, SIZE, Uplink())
     for moment in range(1000):
         leases.contest(peer(0), peer(1), (0, 32), float(moment), is_taken=bool(moment % 2))
     assert len(leases.of(peer(1))) == 1
 
 
 def test_of_two_that_begin_together_one_goes_on_and_both_agree() -> None:
-    one, other = Leases(BLOB, SIZE), Leases(BLOB, SIZE)
+    one, other = (Leases(BLOB, SIZE, Uplink()) for _ in range(2))
     one.add(peer(1), 0, 32, 0.0)
     other.add(peer(2), 0, 32, 0.0)
     kept_by_one = one.contest(peer(1), peer(2), (0, 32), 0.1, is_taken=False)

@@ -20,7 +20,9 @@ from p2pmodels.core.actions import Ban, Reject, Say, Start, Stop
 from p2pmodels.core.board import Board
 from p2pmodels.core.digests import Digest, Sha256
 from p2pmodels.core.peer import PeerId
+from p2pmodels.core.pieces import piece_length
 from p2pmodels.core.situation import Pull
+from p2pmodels.core.uplink import Uplink
 from p2pmodels.core.wire import Busy, Frame, Have, Run
 
 TICK_S = 0.02
@@ -70,6 +72,7 @@ class Machine:
     def __init__(self, world: World, number: int, up: float, down: float) -> None:
         self.id = PeerId(hashlib.sha256(b"%d %d" % (world.seed, number)).hexdigest()[:32])
         self.world, self.number, self.up, self.down = world, number, up, down
+        self.uplink = Uplink()
         self.wanted: deque[Digest] = deque()
         self.fetches: dict[Digest, Fetch] = {}
         self.whole: dict[Digest, dict[int, bytes]] = {}
@@ -103,8 +106,10 @@ class Machine:
                 size,
                 world.now,
                 Random(world.random.random()),
+                self.uplink,
                 partial(under_way, streams),
             )
+            self.uplink.books.append(board.leases)
             fetch = self.fetches[blob] = Fetch(board, streams=streams)
             for peer in world.neighbours(self):
                 world.post(self, peer, board.asked(peer.id, world.now))
@@ -249,6 +254,7 @@ class Machine:
             fetch.looks_at = world.now
             return
         del self.fetches[board.blob]
+        self.uplink.books.remove(board.leases)
         self.whole[board.blob] = fetch.landed
         self.begin()
 
@@ -291,7 +297,7 @@ class World:
         """It has everything already."""
         machine.wanted.clear()
         for blob, size in self.sizes.items():
-            count = -(-size // Board(machine.id, blob, size, 0.0, self.random).length)
+            count = -(-size // piece_length(size))
             machine.whole[blob] = {piece: self.truth(blob, piece) for piece in range(count)}
 
     def truth(self, blob: Digest, piece: int) -> bytes:

@@ -1,0 +1,36 @@
+"""What a room of the exchange is given: what all rooms share, and who asks the origins."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from p2pmodels.clock import Clock
+from p2pmodels.core.peer import PeerId
+from p2pmodels.core.uplink import Uplink
+from p2pmodels.sources.lan.links import Links
+from p2pmodels.sources.lan.ranges import RangeClient
+from p2pmodels.sources.origin.claims import Claims
+from p2pmodels.transfer.fetch import Fetch
+from p2pmodels.transfer.flows import Flows
+
+
+class FillFromOrigin(Protocol):
+    """Fills a fetch's partial from the origins, within claims."""
+
+    def __call__(self, fetch: Fetch, claims: Claims) -> Awaitable[None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RoomParts:
+    """What all rooms of a daemon share."""
+
+    own: PeerId
+    links: Links
+    pulls: RangeClient
+    flows: Flows
+    clock: Clock
+    uplink: Uplink
+    is_public: Callable[[Fetch], bool]
+    ban: Callable[[PeerId, str], None]
