@@ -16,6 +16,7 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -26,45 +27,39 @@ from aiohttp import web
 
 from p2pmodels import __version__
 from p2pmodels.clock import Clock, RealClock
+from p2pmodels.compose import compose
 from p2pmodels.config import Config
-from p2pmodels.core.manifest import Manifest
 from p2pmodels.core.names import RepoId
 from p2pmodels.core.peer import Hello, PeerId
 from p2pmodels.core.secret import Secret
 from p2pmodels.doors import views
 from p2pmodels.doors.app import local_app
-from p2pmodels.doors.guard import GuardOptions
+from p2pmodels.doors.browser import BrowserDoor
+from p2pmodels.doors.guard import GuardOptions, allowed_origin
+from p2pmodels.doors.meeting import MeetingDoors
 from p2pmodels.doors.parts import Identity, Parts
-from p2pmodels.doors.peer import peer_app
-from p2pmodels.doors.work import SnapshotFetch, check_store
+from p2pmodels.doors.peer import PageRoutes, peer_app
+from p2pmodels.doors.rtc import RtcDoor
+from p2pmodels.doors.signal import SignalDoor
+from p2pmodels.doors.work import check_store
 from p2pmodels.notify import notify, watchdog_interval_s
 from p2pmodels.options import (
     BACKLOG,
     bind,
     lan_options,
-    lan_upload_limit,
-    link_options,
     origin_options,
     store_options,
     swarm_options,
+    tls_context,
 )
-from p2pmodels.shipped import shipped_torrents
 from p2pmodels.sources.lan.lan import Lan
 from p2pmodels.sources.origin.origins import Origins
 from p2pmodels.sources.swarm.swarm import Swarm
-from p2pmodels.sources.swarm.torrents import read_torrent
 from p2pmodels.store.figures import SHARED
 from p2pmodels.store.store import Store
 from p2pmodels.supervision import supervise
 from p2pmodels.transfer.catalogue import Catalogue
-from p2pmodels.transfer.exchange import Exchange
-from p2pmodels.transfer.fetcher import Fetcher
-from p2pmodels.transfer.flows import SELF, Flows
-from p2pmodels.transfer.nearby import Nearby
-from p2pmodels.transfer.resolve import Resolver
-from p2pmodels.transfer.sharing import Sharing, SharingOptions
-from p2pmodels.transfer.uploads import Uploads
-from p2pmodels.workers import Lane, workers
+from p2pmodels.workers import workers
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +116,8 @@ class Daemon:
                 }
                 if self.config.swarm.is_enabled:
                     optional["swarm"] = parts.swarm.run
+                if self.config.rtc.is_enabled:
+                    optional |= {"webrtc": parts.rtc.run, "meeting": parts.meeting.run}
                 set_state = parts.identity.states.__setitem__
                 for name, run in optional.items():
                     tasks.create_task(supervise(name, run, self._clock, set_state), name=name)
@@ -150,9 +147,10 @@ class Daemon:
         identity = self._identity(peer_id, local, peer, swarm)
         set_state = identity.states.__setitem__
         lan = Lan(lan_options(config, identity, peer), clock, on_state=set_state)
-        parts = await self._compose(identity, store, swarm, origins, lan, lane)
+        parts = await compose(config, identity, store, swarm, origins, lan, lane, clock)
         guarded = GuardOptions(tuple(config.web.allowed_hosts), tuple(config.web.allowed_origins))
         peer_port = peer.getsockname()[1]
+        browser = BrowserDoor([origin.url for origin in config.origin], identity.url)
         catalogue = Catalogue(parts.sharing, parts.exchange, lambda: _hello(identity, peer_port))
         peers = peer_app(
             catalogue,
@@ -163,99 +161,46 @@ class Daemon:
             clock,
             lane,
             needs_ticket=parts.exchange.needs_secret,
+            page_doors=self._page_doors(parts, guarded, browser),
         )
         # Entered in this order, so that the end is: stop to accept, withdraw mDNS, cancel fetches,
         # let running answers finish, close the swarm, write the store.
-        doors = [
-            (await self._runner(exits, local_app(parts, guarded, token)), local),
-            (await self._runner(exits, peers), peer),
+        peer_runner = await self._runner(exits, peers)
+        doors: list[tuple[web.AppRunner, socket.socket, ssl.SSLContext | None]] = [
+            (await self._runner(exits, local_app(parts, guarded, token, browser)), local, None),
+            (peer_runner, peer, None),
         ]
+        if config.rtc.tls_listen is not None:
+            secure = bind(config.rtc.tls_listen, "rtc.tls_listen")
+            exits.callback(secure.close)
+            doors.append((peer_runner, secure, tls_context(config)))
+        await exits.enter_async_context(parts.rtc)
         await exits.enter_async_context(parts.exchange)
+        await exits.enter_async_context(parts.meeting)
         await exits.enter_async_context(parts.fetcher)
         await exits.enter_async_context(parts.resolver)
         await exits.enter_async_context(lan)
-        for runner, sock in doors:
-            site = web.SockSite(runner, sock, backlog=BACKLOG)
+        for runner, sock, tls in doors:
+            site = web.SockSite(runner, sock, backlog=BACKLOG, ssl_context=tls)
             await site.start()
             exits.push_async_callback(site.stop)
         self._write_runtime_file(exits, identity)
         return parts
 
-    async def _compose(
-        self,
-        identity: Identity,
-        store: Store,
-        swarm: Swarm,
-        origins: Origins,
-        lan: Lan,
-        lane: Lane,
-    ) -> Parts:
-        config, clock = self.config, self._clock
-
-        async def complete(manifest: Manifest) -> None:
-            async for _ in SnapshotFetch(parts, manifest, manifest.wants).events():
-                pass
-
-        sharing = Sharing(
-            SharingOptions(config.share.is_enabled), store, swarm, origins, complete, lane, clock
-        )
-        sharing.ship([read_torrent(data) for data in await lane.run(shipped_torrents)])
-        flows = Flows(clock)
-
-        def on_sent(peer: PeerId, amount: int) -> None:
-            flows.count(SELF, str(peer), amount)
-            parts.exchange.gives(peer)
-
-        nearby = Nearby(lan, swarm, store.snapshots, sharing, flows, lane)
-        uploads = Uploads(
-            clock,
-            lan_upload_limit(config),
-            on_sent=on_sent,
-        )
-        exchange = Exchange(
-            link_options(config, lan.options),
-            sharing,
-            store.blobs,
-            uploads,
-            flows,
-            clock,
-            told_wait_s=lambda: origins.told_wait_s,
-            on_peers_wait=origins.defer,
-        )
-        nearby.is_linked = exchange.links.is_linked
-        if exchange.needs_secret:
-            lan.ticket = exchange.links.ticket_for
-            nearby.is_member = exchange.links.is_linked
-        fetcher = Fetcher(
-            store.blobs,
-            store.figures,
-            origins,
-            nearby,
-            exchange,
-            flows,
-            clock,
-            sharing,
-        )
-        sharing.is_fetching = fetcher.is_fetching
-        sharing.on_proof = exchange.say_owed
-        resolver = Resolver(store.snapshots, origins, clock, config.fetch.branch_ttl_s)
-        parts = Parts(
-            identity,
-            store,
-            resolver,
-            fetcher,
-            sharing,
-            nearby,
-            swarm,
-            lan,
-            origins,
-            exchange,
-            uploads,
-            flows,
-            lane,
-            clock,
-        )
-        return parts
+    def _page_doors(
+        self, parts: Parts, guarded: GuardOptions, browser: BrowserDoor
+    ) -> list[PageRoutes]:
+        """What web pages may ask of the peer port."""
+        if not self.config.rtc.is_enabled:
+            return []
+        web_origin, is_home = partial(allowed_origin, options=guarded), parts.lan.is_home
+        return [
+            browser,
+            MeetingDoors(
+                SignalDoor(parts.lobby, web_origin, is_home),
+                RtcDoor(parts.meeting, web_origin, is_home),
+            ),
+        ]
 
     def _identity(
         self, peer_id: PeerId, local: socket.socket, peer: socket.socket, swarm: Swarm

@@ -191,6 +191,18 @@ class LanFailed(SourceFailed):
     """A LAN peer could not be used."""
 
 
+class HolderBusy(LanFailed):
+    """A LAN peer has no free upload slot."""
+
+    def __init__(self, detail: str = "", *, retry_after_s: float = 1.0) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class NotHeld(LanFailed):
+    """A LAN peer does not have these bytes."""
+
+
 class AddressRefused(SourceFailed):
     """An address that must not be contacted from here."""
 

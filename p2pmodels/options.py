@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import socket
+import ssl
 
 from p2pmodels import __version__
 from p2pmodels.config import Config, ListenAddress
 from p2pmodels.core.peer import PeerId
 from p2pmodels.doors.parts import Identity
 from p2pmodels.errors import ConfigError
-from p2pmodels.sources.lan.lan import LanOptions
+from p2pmodels.sources.lan.lan import Lan, LanOptions
 from p2pmodels.sources.lan.links import LinkOptions
 from p2pmodels.sources.origin.options import OriginOptions
+from p2pmodels.sources.rtc.rtc import RtcOptions
 from p2pmodels.sources.swarm.settings import SwarmOptions
 from p2pmodels.store.room import RoomOptions
 from p2pmodels.store.store import StoreOptions
@@ -83,6 +85,32 @@ def lan_options(config: Config, identity: Identity, peer: socket.socket) -> LanO
 def link_options(config: Config, lan: LanOptions) -> LinkOptions:
     """Who we are on a link. Raises ConfigError when the group's secret cannot be read."""
     return LinkOptions(lan.id, __version__, lan.peer_port, config.lan.read_group_secret())
+
+
+def rtc_options(config: Config, lan: Lan) -> RtcOptions:
+    """How WebRTC runs: on the addresses that the LAN part announces, with home addresses only."""
+    return RtcOptions(
+        addresses=lan.own_addresses,
+        may_contact=lambda address: lan.is_home(str(address)),
+        stun=config.rtc.stun,
+        memory_limit_bytes=config.rtc.memory_limit_bytes,
+    )
+
+
+def tls_context(config: Config) -> ssl.SSLContext | None:
+    """What the TLS listener shows. Raises ConfigError when a file cannot be used."""
+    rtc = config.rtc
+    if rtc.tls_certificate_file is None or rtc.tls_key_file is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(rtc.tls_certificate_file, rtc.tls_key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"rtc.tls_certificate_file {rtc.tls_certificate_file}: {error}",
+            advice="Both files must be PEM, readable by the daemon, and belong together.",
+        ) from error
+    return context
 
 
 def lan_upload_limit(config: Config) -> int:

@@ -10,8 +10,27 @@ import pytest
 import p2pmodels
 
 ROOT = Path(p2pmodels.__file__).parent
-LAYERS = ["core", "store", "sources", "transfer", "doors", "options", "daemon", "demo", "cli"]
-CONFIGURED = {"config", "options", "daemon", "demo", "cli", "__main__"}  # who may know it
+LAYERS = [
+    "core",
+    "store",
+    "sources",
+    "transfer",
+    "doors",
+    "options",
+    "compose",
+    "daemon",
+    "demo",
+    "cli",
+]
+CONFIGURED = {
+    "config",
+    "options",
+    "compose",
+    "daemon",
+    "demo",
+    "cli",
+    "__main__",
+}  # who may know it
 FREE = {"errors", "clock", "workers", "supervision", "metrics", "notify", "shipped", "__init__"}
 HOMES = {
     "libtorrent": ("sources/swarm/",),
@@ -21,8 +40,19 @@ HOMES = {
     "typer": ("cli/",),
     "rich": ("cli/",),
     "pydantic_settings": ("config",),
-    "msgpack": ("core/wire.py",),
-    "aiohttp": ("sources/origin/", "sources/lan/", "doors/", "daemon.py", "demo/", "cli/"),
+    "msgpack": ("core/wire.py", "core/shard.py"),
+    "aiortc": ("sources/rtc/",),
+    "aioice": ("sources/rtc/",),
+    "uvloop": ("sources/rtc/",),
+    "aiohttp": (
+        "sources/origin/",
+        "sources/lan/",
+        "sources/rtc/",
+        "doors/",
+        "daemon.py",
+        "demo/",
+        "cli/",
+    ),
 }
 NO_IO = {"asyncio", "socket", "os", "time", "random", "pathlib", "subprocess", "threading"}
 

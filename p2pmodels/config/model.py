@@ -28,6 +28,7 @@ from p2pmodels.config.values import (
     ListenAddress,
     Networks,
     Port,
+    RendezvousUrls,
     Seconds,
     TrackerUrls,
     WebOrigins,
@@ -123,6 +124,33 @@ class LanOptions(Section):
             reason = f"shorter than {GROUP_SECRET_MIN} characters"
             raise _bad_secret_file(self.group_secret_file, "lan.group_secret_file", reason)
         return secret
+
+
+class RtcOptions(Section):
+    """`[rtc]`: WebRTC, for web pages and for machines that nobody can connect to."""
+
+    is_enabled: bool = True
+    """Whether to talk WebRTC with pages and daemons at home addresses."""
+    rendezvous: RendezvousUrls = ()
+    """Daemons to meet others at, when TCP between us is blocked: ws:// or wss:// URLs."""
+    room: Annotated[str, Field(pattern=r"^[0-9A-Za-z._-]{1,64}$")] = "lan"
+    """Name of the room there; only members of one room meet."""
+    stun: Annotated[str, Field(pattern=r"^$|^[0-9A-Za-z.:\[\]-]{1,255}:[0-9]{1,5}$")] = ""
+    """host:port of a STUN server; empty: none is ever asked."""
+    memory_limit_bytes: Annotated[Count, Field(ge=64 << 20)] = 512 << 20
+    """Memory of the WebRTC process at which it is started anew."""
+    tls_listen: Listen | None = None
+    """Address and port for peers over TLS, which pages of https sites need."""
+    tls_certificate_file: Folder | None = None
+    """PEM file with the certificate chain for it."""
+    tls_key_file: Folder | None = None
+    """PEM file with the certificate's key."""
+
+    @model_validator(mode="after")
+    def _need_certificate(self) -> Self:
+        if self.tls_listen and not (self.tls_certificate_file and self.tls_key_file):
+            raise ValueError("tls_listen needs tls_certificate_file and tls_key_file")
+        return self
 
 
 class SwarmOptions(Section):
@@ -257,6 +285,7 @@ class Config(BaseSettings):
     """Folder of the cached models, the index and the control token."""
     web: WebOptions = WebOptions()
     lan: LanOptions = LanOptions()
+    rtc: RtcOptions = RtcOptions()
     swarm: SwarmOptions = SwarmOptions()
     origin: Annotated[tuple[OriginOptions, ...], Field(min_length=1, max_length=32)] = (
         OriginOptions(),
@@ -315,6 +344,7 @@ def known_keys() -> list[str]:
     sections: dict[str, type[BaseModel]] = {
         "web": WebOptions,
         "lan": LanOptions,
+        "rtc": RtcOptions,
         "swarm": SwarmOptions,
         "origin": OriginOptions,
         "store": StoreOptions,

@@ -91,6 +91,10 @@ def parse_tracker_url(text: str) -> str:
     return _parse_url(text, ("http", "https", "udp", "ws", "wss"), may_query=True)
 
 
+def _parse_rendezvous_url(text: str) -> str:
+    return _parse_url(text, ("ws", "wss"))
+
+
 def _parse_url(text: str, schemes: tuple[str, ...], may_query: bool = False) -> str:
     if len(text) > URL_LIMIT or not text.isprintable() or " " in text:
         raise ValueError("not a URL")
@@ -183,6 +187,12 @@ Seconds = Annotated[float, BeforeValidator(_refuse_bool), Field(ge=0, le=366 * 8
 
 HttpUrls = Annotated[
     tuple[HttpUrl, ...], NoDecode, BeforeValidator(_split_list), AfterValidator(_unique)
+]
+RendezvousUrls = Annotated[
+    tuple[Annotated[str, AfterValidator(_parse_rendezvous_url)], ...],
+    NoDecode,
+    BeforeValidator(_split_list),
+    AfterValidator(_unique),
 ]
 TrackerUrls = Annotated[
     tuple[Annotated[str, AfterValidator(parse_tracker_url)], ...],

@@ -34,6 +34,7 @@ PROTOCOL_NUMBER_LIMIT = 65535  # the largest protocol number; far from ours, to 
 SLOTS_LIMIT = 65535  # uploads or slots that a peer may report; a daemon has a few dozen
 ORIGIN_WAIT_LIMIT_MS = 86_400_000  # milliseconds; a day, longer than any Retry-After is obeyed
 
+NO_PORT = 0  # the port of a guest, a page: nobody can connect to it
 ID_BYTES = 16
 NONCE_BYTES = 16
 PROOF_BYTES = 32  # HMAC-SHA256
@@ -66,8 +67,9 @@ class Greeting:
 
     def __post_init__(self) -> None:
         _within("protocol", self.protocol, 0, PROTOCOL_NUMBER_LIMIT)
-        # A peer must not aim us at a system service (reliability D9), as in `PeerAddress`.
-        _within("port", self.port, 1024, 65535)
+        if self.port != NO_PORT:
+            # A peer must not aim us at a system service (reliability D9), as in `PeerAddress`.
+            _within("port", self.port, 1024, 65535)
         _long("nonce", self.nonce, NONCE_BYTES)
         if not _VERSION.fullmatch(self.version):
             raise ProtocolError(f"version {self.version[:60]!r}")

@@ -7,6 +7,7 @@ inside.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -15,6 +16,7 @@ from aiohttp.typedefs import Handler
 from p2pmodels.core.secret import Secret
 from p2pmodels.doors import views
 from p2pmodels.doors.answers import Answers, arrived, error_answer
+from p2pmodels.doors.browser import TRY_PATH, BrowserDoor
 from p2pmodels.doors.control import ControlDoor
 from p2pmodels.doors.files import FilesDoor
 from p2pmodels.doors.guard import GuardOptions, cors_headers, guard
@@ -40,7 +42,14 @@ logging.getLogger("aiohttp.server").addFilter(NoBrokenRequests())
 
 BODY_LIMIT = 1 << 20  # bytes; only paths-info needs more than a few hundred
 
-_DOORS = {"api": "api", "files": "files", "snapshots": "files", "webseed": "files", "": "page"}
+_DOORS = {
+    "api": "api",
+    "files": "files",
+    "snapshots": "files",
+    "webseed": "files",
+    "": "page",
+    "try": "page",
+}
 
 
 class NoSuchMethod(UsageError):
@@ -87,8 +96,11 @@ def _begun(request: web.Request) -> web.StreamResponse:
     return response
 
 
-def local_app(parts: Parts, options: GuardOptions, token: Secret) -> web.Application:
+def local_app(
+    parts: Parts, options: GuardOptions, token: Secret, browser: BrowserDoor
+) -> web.Application:
     """The application of the local endpoint."""
+    options = replace(options, open_paths=browser.paths - {TRY_PATH})
     app = web.Application(middlewares=[errors, guard(options)], client_max_size=BODY_LIMIT)
 
     async def on_prepare(request: web.Request, response: web.StreamResponse) -> None:
@@ -107,6 +119,7 @@ def local_app(parts: Parts, options: GuardOptions, token: Secret) -> web.Applica
     add = app.router.add_get
     add("/", page.index)
     add("/static/{name}", page.static)
+    browser.add_routes(app)
     add("/healthz", _healthy)
     add("/readyz", _readiness(parts))
     add("/metrics", _metrics(parts))

@@ -3,7 +3,7 @@
 1. The Host header must name this daemon exactly: a loopback name, the very address the connection
    came in on, or a configured name, each with our port. That stops DNS rebinding, on LAN binds too.
 2. A page whose web origin is not allowed learns nothing and starts nothing: it is refused before
-   any door looks at the request. `null` counts as a foreign origin.
+   any door looks at the request. `null` counts as a foreign origin. Only `open_paths` are for all.
 3. The control routes are for the daemon's own pages and for programs only.
 4. Request targets in absolute form are refused: they overrule the Host header in aiohttp.
 """
@@ -27,6 +27,7 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::([0-9]{1
 _LOOPBACK_ORIGIN = re.compile(r"https?://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?")
 _CONTROL_PREFIX = "/api/p2p/"
 
+LINKED_PAGES = ("/", "/index.html", "/try")  # what a link on a foreign page may open
 EXPOSED_HEADERS = (
     "ETag, Link, Content-Length, Content-Range, Accept-Ranges, Location, X-Repo-Commit, "
     "X-Linked-Size, X-Linked-Etag, X-Error-Code, X-Error-Message, X-Request-Id, X-Total-Count, "
@@ -49,6 +50,8 @@ class GuardOptions:
     """Host names under which this daemon is reached, with another port than ours if need be."""
     allowed_origins: tuple[str, ...] = DEFAULT_WEB_ORIGINS
     """Web origins (`https://name[:port]`) whose pages may fetch files; `*` lets all in."""
+    open_paths: frozenset[str] = frozenset()
+    """Paths that any page may read: public code, which says nothing of this machine."""
 
 
 def check_host(request: web.Request, options: GuardOptions) -> None:
@@ -98,7 +101,7 @@ def allowed_origin(request: web.Request, options: GuardOptions) -> str | None:
 
 
 def _is_own(request: web.Request, origin: str) -> bool:
-    return origin == f"http://{request.headers[hdrs.HOST]}"
+    return origin == f"{request.scheme}://{request.headers[hdrs.HOST]}"
 
 
 def _refuse_cross_site(request: web.Request) -> None:
@@ -111,7 +114,7 @@ def _refuse_cross_site(request: web.Request) -> None:
         and request.headers.get("Sec-Fetch-Dest") == "document"
         and request.method == "GET"
     )
-    is_page = request.path in ("/", "/index.html")
+    is_page = request.path in LINKED_PAGES
     if is_link and is_page:
         return
     raise WebOriginRefused(f"a {site} page")
@@ -124,7 +127,8 @@ def guard(options: GuardOptions) -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             check_host(request, options)
-            origin = allowed_origin(request, options)
+            is_open = request.path in options.open_paths and request.method in ("GET", "HEAD")
+            origin = None if is_open else allowed_origin(request, options)
         except P2PModelsError as error:
             REFUSED.labels(error.code).inc()
             raise

@@ -9,11 +9,15 @@ from pathlib import Path
 from p2pmodels.clock import Clock
 from p2pmodels.sources.lan.lan import Lan
 from p2pmodels.sources.origin.origins import Origins
+from p2pmodels.sources.rtc.channel import ShardChannel
+from p2pmodels.sources.rtc.rtc import Rtc
 from p2pmodels.sources.swarm.swarm import Swarm
 from p2pmodels.store.store import Store
 from p2pmodels.transfer.exchange import Exchange
 from p2pmodels.transfer.fetcher import Fetcher
 from p2pmodels.transfer.flows import Flows
+from p2pmodels.transfer.lobby import Lobby
+from p2pmodels.transfer.meeting import Meeting
 from p2pmodels.transfer.nearby import Nearby
 from p2pmodels.transfer.resolve import Resolver
 from p2pmodels.transfer.sharing import Sharing
@@ -51,6 +55,10 @@ class Parts:
     origins: Origins
     exchange: Exchange
     uploads: Uploads
+    channel_uploads: Uploads
+    rtc: Rtc
+    meeting: Meeting[ShardChannel]
+    lobby: Lobby
     flows: Flows
     lane: Lane
     clock: Clock

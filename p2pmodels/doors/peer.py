@@ -2,7 +2,7 @@
 
 1. It answers about names that the question contains; there is no list of what we have, and what is
    not shared looks like what does not exist.
-2. No web page gets an answer: Origin or Sec-Fetch-Site in a request ends it.
+2. No web page gets an answer, but at the doors for pages: Origin or Sec-Fetch-Site ends it.
 3. Bodies have a size and a deadline, answers too, and each address has a rate; those who pull with
    a ticket have a larger one.
 4. Links and bytes are for home addresses, bytes for those who show a ticket. With a group secret
@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,6 +70,16 @@ class Catalogue(Held, Protocol):
 
 class Links(Tickets, LinkServer, Protocol):
     """The conversations with peers, and the tickets they were given."""
+
+
+class PageRoutes(Protocol):
+    """Routes for web pages."""
+
+    @property
+    def paths(self) -> Collection[str]:
+        """What it answers; one that ends with a slash stands for all below it."""
+
+    def add_routes(self, app: web.Application) -> None: ...
 
 
 class BodyRefused(UsageError):
@@ -151,17 +161,20 @@ def peer_app(
     lane: Lane,
     *,
     needs_ticket: bool = False,
+    page_doors: Sequence[PageRoutes] = (),
 ) -> web.Application:
     """The application of the peer port.
 
     `is_home` says whether the machine at an address may link and pull. `needs_ticket` closes all
-    but `hello` to those without a ticket: a group secret is set.
+    but `hello` to those without a ticket: a group secret is set. `page_doors` are the ones that
+    web pages may knock at; each judges their web origins by itself.
     """
     pulls = Rate(clock, PULLS_PER_S, PULLS_BURST)
+    for_pages = frozenset(path for door in page_doors for path in door.paths)
     app = web.Application(
         middlewares=[
             _errors,
-            _guard(options, Rate(clock), pulls, links),
+            _guard(options, Rate(clock), pulls, links, for_pages),
             _home((BLOBS_PATH, LINK_PATH), is_home),
         ],
         client_max_size=MESSAGE_BYTES_LIMIT,
@@ -173,15 +186,20 @@ def peer_app(
     app.router.add_get(LINK_PATH, LinkDoor(links).link, allow_head=False)
     blobs = BytesDoor(catalogue, links, uploads, lane)
     app.router.add_get(BLOBS_PATH + "{digest}", blobs.blob, allow_head=False)
+    for page_door in page_doors:
+        page_door.add_routes(app)
     return app
 
 
-def _guard(options: GuardOptions, rate: Rate, pulls: Rate, tickets: Tickets) -> Middleware:
+def _guard(
+    options: GuardOptions, rate: Rate, pulls: Rate, tickets: Tickets, for_pages: frozenset[str]
+) -> Middleware:
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             check_host(request, options)
-            if hdrs.ORIGIN in request.headers or "Sec-Fetch-Site" in request.headers:
+            is_page = hdrs.ORIGIN in request.headers or "Sec-Fetch-Site" in request.headers
+            if is_page and not _is_for_pages(request.path, for_pages):
                 raise WebOriginRefused(
                     "the peer port is for daemons", advice="Pages use the local endpoint."
                 )
@@ -195,6 +213,11 @@ def _guard(options: GuardOptions, rate: Rate, pulls: Rate, tickets: Tickets) -> 
         return await handler(request)
 
     return middleware
+
+
+def _is_for_pages(path: str, for_pages: frozenset[str]) -> bool:
+    """Whether pages may ask; a path that ends with a slash stands for all below it."""
+    return path in for_pages or f"{path.rpartition('/')[0]}/" in for_pages
 
 
 def _home(prefixes: tuple[str, ...], is_home: Callable[[str], bool]) -> Middleware:

@@ -25,7 +25,7 @@ from p2pmodels.core.uplink import Uplink
 from p2pmodels.core.wire import Busy, Frame, Have, Run, Unwant
 from p2pmodels.core.wire import Lease as LeaseFrame
 from p2pmodels.core.wire import Want as WantFrame
-from p2pmodels.sources.lan.link import Linked
+from p2pmodels.sources.lan.link import ByteCarrier, Linked
 from p2pmodels.sources.lan.links import LinkOptions, Links
 from p2pmodels.sources.lan.ranges import RangeClient
 from p2pmodels.store.blobs import Blobs
@@ -33,6 +33,7 @@ from p2pmodels.store.partials import Partial
 from p2pmodels.supervision import Tasks
 from p2pmodels.transfer.fetch import Fetch
 from p2pmodels.transfer.flows import Flows
+from p2pmodels.transfer.giving import Gives
 from p2pmodels.transfer.room import Room
 from p2pmodels.transfer.room_parts import RoomParts
 from p2pmodels.transfer.uploads import HeldBytes, Uploads
@@ -73,7 +74,9 @@ class Exchange:
         *,
         told_wait_s: Callable[[], float],
         on_peers_wait: Callable[[float], None],
+        channel_uploads: Uploads | None = None,
     ) -> None:
+        """`channel_uploads` are those to peers whose bytes do not go through the peer port."""
         self._shares, self._blobs, self._uploads = shares, blobs, uploads
         self._flows, self._clock = flows, clock
         self._told_wait_s, self._on_peers_wait = told_wait_s, on_peers_wait
@@ -84,6 +87,7 @@ class Exchange:
         self._talked: dict[PeerId, float] = {}
         self._leases_at = clock.monotonic() - PROVE_LATE_S
         self.needs_secret = options.secret is not None
+        self._gives = Gives(self.held, channel_uploads or Uploads(clock))
         self.links = Links(options, clock, self._linked, self._heard, self._gone)
         self._parts = RoomParts(
             options.id,
@@ -100,6 +104,7 @@ class Exchange:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as exits:
             await exits.enter_async_context(self._parts.pulls)
+            await exits.enter_async_context(self._gives)
             await exits.enter_async_context(self.links)
             self._exits = exits.pop_all()
         return self
@@ -230,11 +235,39 @@ class Exchange:
 
     # the links
 
+    async def adopt(self, channel: ByteCarrier, expected: PeerId | None) -> None:
+        """Serve a link over a channel that carries bytes, too, until it ends."""
+        await self.links.adopt(channel, expected)
+
+    def is_linked(self, id: PeerId) -> bool:
+        """Whether there is a link with this peer."""
+        return self.links.is_linked(id)
+
     def _linked(self, peer: Linked) -> None:
+        if peer.carrier is not None:
+            self._gives.serve(peer.carrier, peer.id)
+        if peer.is_guest:
+            return
         for room in self._rooms.values():
             room.meets(peer)
 
+    def _tell_guest(self, peer: Linked, frame: WantFrame) -> None:
+        """A page asks what is here now; it will ask again."""
+        room = self._rooms.get(frame.blob)
+        if room is None:
+            haves = self._answer(frame)
+        elif room.is_announced and frame.size == room.board.size:
+            haves = [said for said in room.board.answer() if isinstance(said, Have)]
+        else:
+            haves = [Have(frame.blob, frame.size, True, (), ())]
+        for have in haves:
+            self.links.send(peer.id, have)
+
     def _heard(self, peer: Linked, frame: Frame) -> None:
+        if peer.is_guest:
+            if isinstance(frame, WantFrame):
+                self._tell_guest(peer, frame)
+            return
         match frame:
             case Busy():
                 self._note_wait(peer.id, frame.origin_wait_ms)

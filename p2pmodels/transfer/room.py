@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 from collections import deque
@@ -26,7 +27,9 @@ from p2pmodels.core.pieces import RangeSet
 from p2pmodels.core.situation import Pull
 from p2pmodels.core.wire import Frame, Have
 from p2pmodels.errors import (
+    HolderBusy,
     LanFailed,
+    NotHeld,
     Overloaded,
     P2PModelsError,
     PeerMisbehaved,
@@ -34,8 +37,7 @@ from p2pmodels.errors import (
     StoreFailed,
 )
 from p2pmodels.metrics import RECEIVED_BYTES
-from p2pmodels.sources.lan.link import Linked
-from p2pmodels.sources.lan.range_connection import HolderBusy, NotHeld
+from p2pmodels.sources.lan.link import Linked, Pulling
 from p2pmodels.sources.lan.ranges import Endpoint
 from p2pmodels.sources.origin.claims import Claims
 from p2pmodels.store.partials import Partial
@@ -293,9 +295,8 @@ class Room:
 
         loop = asyncio.get_running_loop()
         try:
-            endpoint = Endpoint(peer.host, peer.port, peer.their_ticket.hex())
             with partial.borrow():
-                await self._parts.pulls.pull(endpoint, partial.digest, start, stop, sink, on_bytes)
+                await self._pull_from(peer)(partial.digest, start, stop, sink, on_bytes)
             self._came.append((pull.number, ENDED))
         except HolderBusy as error:
             board.pulls.refused(pull.number, now(), error.retry_after_s)
@@ -311,6 +312,13 @@ class Room:
         finally:
             self._running.pop(pull.number, None)
             self._wake.set()
+
+    def _pull_from(self, peer: Linked) -> Pulling:
+        """How bytes come from this peer: by its channel, or over TCP with its ticket."""
+        if peer.carrier is not None:
+            return peer.carrier.pull
+        endpoint = Endpoint(peer.host, peer.port, peer.their_ticket.hex())
+        return functools.partial(self._parts.pulls.pull, endpoint)
 
     async def _land_what_came(self) -> None:
         """Take in the pieces that peers have given since the last look."""
@@ -353,12 +361,13 @@ class Room:
         pieces = self.partial.pieces
         start, stop = pieces.span(run.start)[0], pieces.span(run.stop - 1)[1]
         self._givers.update(dict.fromkeys(run, pull.peer))
-        if not self.fetch.source:
-            self.fetch.source = "lan"
+        peer = self._peers.get(pull.peer)
+        kind = "webrtc" if peer is not None and peer.carrier is not None else "lan"
+        self.fetch.source = self.fetch.source or kind
         await self.partial.mark(start, stop)
         self._landed_at = self._clock.monotonic()
-        self.fetch.sources["lan"] += stop - start
-        RECEIVED_BYTES.labels("lan").inc(stop - start)
+        self.fetch.sources[kind] += stop - start
+        RECEIVED_BYTES.labels(kind).inc(stop - start)
 
     def _hashed(self, index: int) -> None:
         """A piece has landed and is hashed, wherever it came from."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from p2pmodels.clock import Clock
 from p2pmodels.core.digests import Digest, Sha256
 from p2pmodels.core.manifest import FileEntry, Manifest, Want
-from p2pmodels.core.names import Commit, FilePath
+from p2pmodels.core.names import Commit, FilePath, RepoId, Revision
 from p2pmodels.core.pieces import piece_length
 from p2pmodels.core.policy import PROOF_LASTS_S, ShareState, may_share, should_complete
 from p2pmodels.core.torrent import BLOB_TORRENT_FROM, Torrent, TorrentName
@@ -28,6 +28,7 @@ from p2pmodels.sources.swarm.swarm import Swarm
 from p2pmodels.sources.swarm.torrents import make_torrent, read_torrent
 from p2pmodels.store.blobs import Blob
 from p2pmodels.store.store import Store
+from p2pmodels.transfer.lobby import KnownFile
 from p2pmodels.transfer.resolve import Hubs
 from p2pmodels.workers import Lane
 
@@ -108,6 +109,19 @@ class Sharing:
         """Whether peers may be told that we want this: not what only a token opened."""
         manifest = self._store.snapshots.manifest(want.repo, want.commit)
         return manifest is not None and not manifest.is_restricted
+
+    def find(self, repo: RepoId, revision: Revision, path: FilePath) -> KnownFile | None:
+        """What is known of a file of a snapshot that may be shared now; asks nobody."""
+        row = None if revision.commit else self._store.snapshots.ref(repo, revision)
+        commit = revision.commit or (row.commit if row else None)
+        manifest = self._store.snapshots.manifest(repo, commit) if commit else None
+        if manifest is None or not self.is_public(manifest):
+            return None
+        try:
+            entry = manifest.find(path)
+        except NotFound:
+            return None
+        return KnownFile(entry.digest, entry.size, manifest.commit)
 
     def piece_length(self, want: Want) -> int | None:
         """That of the snapshot torrent, so that pieces are hashed for it as they land."""

@@ -91,20 +91,42 @@ class Upload:
         self._uploads.count(self.peer, amount)
 
 
+class RateLimit:
+    """Bytes per second that all who share it may send together; 0 means no limit."""
+
+    def __init__(self, clock: Clock, bytes_per_s: int = 0) -> None:
+        self._clock, self._limit = clock, bytes_per_s
+        self._paid_until = clock.monotonic()  # when the bytes let through so far are paid for
+
+    @property
+    def step_limit(self) -> int:
+        """How many bytes may be sent at once, so that the rate limit holds in short times too."""
+        if not self._limit:
+            return STEP_BYTES
+        return min(max(int(self._limit * STEP_S), STEP_BYTES_MIN), STEP_BYTES)
+
+    async def pace(self, amount: int) -> None:
+        """Wait until so many bytes (at most `step_limit`) may be sent: first come, first served."""
+        if not self._limit:
+            return
+        now = self._clock.monotonic()
+        self._paid_until = max(self._paid_until, now - BURST_S) + amount / self._limit
+        await self._clock.sleep(self._paid_until - now)
+
+
 class Uploads:
-    """The running uploads and what they have sent; `limit_bytes_per_s` 0 means no limit."""
+    """The running uploads of one carrier and what they have sent."""
 
     def __init__(
         self,
         clock: Clock,
-        limit_bytes_per_s: int = 0,
+        limit: RateLimit | None = None,
         on_sent: Callable[[PeerId, int], None] = lambda _peer, _amount: None,
     ) -> None:
         self._clock, self._on_sent = clock, on_sent
-        self._limit = limit_bytes_per_s
+        self._limit = limit or RateLimit(clock)
         self._running: list[Upload] = []
         self._rate = RATE_GUESS
-        self._paid_until = clock.monotonic()  # when the bytes let through so far are paid for
         self._by_peer: OrderedDict[PeerId, int] = OrderedDict()
         self.total = 0
         """Bytes sent to all peers since the start."""
@@ -171,15 +193,9 @@ class Uploads:
 
     @property
     def step_limit(self) -> int:
-        """How many bytes may be sent at once, so that the rate limit holds in short times too."""
-        if not self._limit:
-            return STEP_BYTES
-        return min(max(int(self._limit * STEP_S), STEP_BYTES_MIN), STEP_BYTES)
+        """How many bytes may be sent at once."""
+        return self._limit.step_limit
 
     async def pace(self, amount: int) -> None:
-        """Wait until so many bytes (at most `step_limit`) may be sent: first come, first served."""
-        if not self._limit:
-            return
-        now = self._clock.monotonic()
-        self._paid_until = max(self._paid_until, now - BURST_S) + amount / self._limit
-        await self._clock.sleep(self._paid_until - now)
+        """Wait until so many bytes may be sent."""
+        await self._limit.pace(amount)

@@ -25,7 +25,7 @@ from pathlib import Path
 from p2pmodels.clock import RealClock
 from p2pmodels.core.digests import Sha256
 from p2pmodels.core.pieces import MIB
-from p2pmodels.sources.lan.range_connection import HolderBusy
+from p2pmodels.errors import HolderBusy
 from p2pmodels.sources.lan.ranges import Endpoint, RangeClient
 from p2pmodels.transfer.uploads import HeldBytes, Uploads
 from tests.bench.rig import NGINX, compare, make_file, warm_memory

@@ -19,7 +19,7 @@ from p2pmodels.core.wire import FRAME_BYTES_LIMIT
 from p2pmodels.doors import peer as peer_door
 from p2pmodels.doors import peer_bytes
 from p2pmodels.doors.peer_bytes import PULL_BYTES_LIMIT
-from p2pmodels.transfer.uploads import UPLOADS_LIMIT, HeldBytes, Uploads
+from p2pmodels.transfer.uploads import UPLOADS_LIMIT, HeldBytes, RateLimit, Uploads
 from tests.fakes import FakeClock
 from tests.peer_fakes import MemoryCatalogue, MemoryLinks, door, fresh_id
 
@@ -251,7 +251,7 @@ async def test_peer_that_stops_reading_is_reset_and_its_slot_is_free(
 @pytest.mark.asyncio
 async def test_bytes_go_out_at_the_rate_that_was_set(lab: Lab) -> None:
     clock = FakeClock()
-    lab.uploads = Uploads(clock, 1_000_000)
+    lab.uploads = Uploads(clock, RateLimit(clock, 1_000_000))
     async with lab():
         async with asyncio.TaskGroup() as group:
             asked = group.create_task(lab.ask(range="bytes=0-999999"))

@@ -17,6 +17,7 @@ from p2pmodels.transfer.uploads import (
     PEER_UPLOADS_LIMIT,
     PEERS_LIMIT,
     RATE_GUESS,
+    RateLimit,
     RETRY_S_MAX,
     RETRY_S_MIN,
     SAME_LIMIT,
@@ -176,9 +177,11 @@ def test_without_a_limit_nobody_waits() -> None:
 
 
 def test_steps_are_small_under_a_low_limit() -> None:
-    assert Uploads(FakeClock(), 1_000_000).step_limit == int(1_000_000 * STEP_S)
-    assert Uploads(FakeClock(), 1).step_limit == STEP_BYTES_MIN
-    assert Uploads(FakeClock(), 1 << 40).step_limit == STEP_BYTES
+    assert Uploads(FakeClock(), RateLimit(FakeClock(), 1_000_000)).step_limit == int(
+        1_000_000 * STEP_S
+    )
+    assert Uploads(FakeClock(), RateLimit(FakeClock(), 1)).step_limit == STEP_BYTES_MIN
+    assert Uploads(FakeClock(), RateLimit(FakeClock(), 1 << 40)).step_limit == STEP_BYTES
 
 
 @pytest.mark.asyncio
@@ -186,7 +189,7 @@ def test_steps_are_small_under_a_low_limit() -> None:
 async def test_all_uploads_together_keep_the_limit_over_any_ten_seconds(streams: int) -> None:
     """Reliability E20: at most 1.05 of the limit over any 10 s; and not much less either."""
     clock, limit = FakeClock(), 1_000_000
-    uploads = Uploads(clock, limit)
+    uploads = Uploads(clock, RateLimit(clock, limit))
     sent: list[tuple[float, int]] = []
 
     async def stream(number: int) -> None:
@@ -228,7 +231,7 @@ def test_after_any_pauses_no_more_is_caught_up_than_the_burst(
     steps: list[tuple[int, int]],
 ) -> None:
     clock, limit = JumpingClock(), 1_000_000
-    uploads = Uploads(clock, limit)
+    uploads = Uploads(clock, RateLimit(clock, limit))
     sent: list[tuple[float, int]] = []
     for pause_ms, amount in steps:
         clock.now += pause_ms / 1000

@@ -125,7 +125,8 @@ class Lan:
         self.ticket: Callable[[PeerAddress], str | None] = lambda _peer: None
         self.state = "not running" if options.is_mdns_enabled else "off: not enabled"
         self._clock = clock
-        self._on_state = on_state
+        self._on_state, self._read = on_state, read
+        self._own_addresses: tuple[str, ...] = ()
         self._networks = parse_networks(options.networks)
         self._urls = {str(url): url for url in map(PeerUrl.parse, options.peers)}
         self._client = PeerClient(lambda peer: self.ticket(peer))
@@ -232,6 +233,12 @@ class Lan:
         """Whether the machine at this address may link with us and pull from us."""
         return self._book.may_come(host)
 
+    def own_addresses(self) -> tuple[str, ...]:
+        """The addresses at which others on the LAN reach this machine."""
+        if not self._own_addresses:  # nothing has looked yet
+            self._set_rule(self._read())
+        return self._own_addresses
+
     async def changed(self, timeout_s: float) -> None:
         """Wait until a peer becomes ready, at most that long."""
         with suppress(TimeoutError):
@@ -311,5 +318,6 @@ class Lan:
 
     def _set_rule(self, interfaces: Sequence[Interface]) -> None:
         scope = scope_of(self.options.listen_host, interfaces)
+        self._own_addresses = scope.announced
         own = tuple(item for item in interfaces if not item.ip.is_loopback)
         self._book.rule = AddressRule(own, self._networks, scope.is_loopback)

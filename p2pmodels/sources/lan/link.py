@@ -13,16 +13,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 from p2pmodels.clock import Clock
+from p2pmodels.core.digests import Digest
 from p2pmodels.core.exchange import ByeReason, Conversation, State
 from p2pmodels.core.peer import PeerId
+from p2pmodels.core.shard import Get
 from p2pmodels.core.wire import Frame, Greeting
 from p2pmodels.errors import PeerMisbehaved, ProtocolError
-from p2pmodels.sources.lan.carrier import CLOSE_LIMIT_S, Channel
+from p2pmodels.sources.lan.carrier import CLOSE_LIMIT_S, Channel, OpenedChannel
 from p2pmodels.supervision import Tasks
 
 log = logging.getLogger(__name__)
@@ -30,6 +34,54 @@ log = logging.getLogger(__name__)
 QUEUE_FRAMES_LIMIT = 4096  # frames waiting for one peer; a snapshot of 1000 files wants as many
 QUEUE_BYTES_LIMIT = 4 * 1024 * 1024  # bytes waiting for one peer; all pieces of 1 TB need 3 MiB
 TURN = 16  # frames heard before others have their turn: the longest ones take 1 ms each
+
+
+Pulling = Callable[
+    [Digest, int, int, Callable[[int, memoryview], None], Callable[[int], None]], Awaitable[None]
+]
+"""As `RangeClient.pull` without its peer: digest, start, stop, sink, on_bytes."""
+
+
+class ByteCarrier(OpenedChannel, Protocol):
+    """A channel that carries bytes of blobs as well; its ends are named by what proves them."""
+
+    @property
+    def is_dialler(self) -> bool: ...
+
+    @property
+    def remote_address(self) -> str: ...
+
+    on_get: Callable[[Get], None]
+
+    def allow(self) -> None:
+        """The conversation is ready: bytes may be asked for."""
+
+    async def pull(
+        self,
+        digest: Digest,
+        start: int,
+        stop: int,
+        sink: Callable[[int, memoryview], None],
+        on_bytes: Callable[[int], None],
+        /,
+    ) -> None:
+        """Fetch bytes, as `RangeClient.pull` does."""
+
+    async def give(
+        self,
+        number: int,
+        path: Path,
+        start: int,
+        stop: int,
+        *,
+        pace: Callable[[int], Awaitable[None]],
+        count: Callable[[int], None],
+        step_bytes: int,
+    ) -> None:
+        """Answer a get. Raises ConnectionResetError, StoreFailed, TimeoutError."""
+
+    def refuse(self, number: int, status: int, retry_s: float = 0.0) -> None:
+        """Answer a get without bytes."""
 
 
 @dataclass(eq=False, slots=True)
@@ -47,6 +99,13 @@ class Linked:
     """Whether we opened the link."""
     last_heard: float
     """When its last frame came; monotonic, in seconds."""
+    carrier: ByteCarrier | None = None
+    """What its bytes come by; None when they come from its peer port."""
+
+    @property
+    def is_guest(self) -> bool:
+        """A page: it has no port, asks and takes, and is no member of any room."""
+        return self.port == 0
 
 
 class Link:
@@ -60,11 +119,12 @@ class Link:
         clock: Clock,
         *,
         is_dialler: bool,
+        carrier: ByteCarrier | None = None,
         on_ready: Callable[[Link, Linked], None],
         on_frame: Callable[[Linked, Frame], None],
         on_misbehaved: Callable[[Link, str], None],
     ) -> None:
-        self.host, self.is_dialler = host, is_dialler
+        self.host, self.is_dialler, self.carrier = host, is_dialler, carrier
         self.linked: Linked | None = None
         """The peer, from readiness on."""
         self._channel, self._conversation, self._clock = channel, conversation, clock
@@ -178,6 +238,7 @@ class Link:
                 self._conversation.their_ticket,
                 self.is_dialler,
                 now,
+                self.carrier,
             )
             self._on_ready(self, self.linked)
 

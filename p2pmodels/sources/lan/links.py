@@ -7,7 +7,8 @@
 3. A ticket counts while there is a link with the peer it was given to.
 4. Whoever breaks the rules is banned for the session, as that id at that address: anybody may claim
    an id where no group secret is set, and must not get its owner banned.
-5. `send`, `ban` and the questions only decide; links end in their own tasks, so `on_gone` is never
+5. Guests (pages) stand apart: whatever id they claim, they take nobody's place.
+6. `send`, `ban` and the questions only decide; links end in their own tasks, so `on_gone` is never
    called from inside them.
 """
 
@@ -32,7 +33,7 @@ from p2pmodels.core.torrent import PeerAddress
 from p2pmodels.core.wire import NONCE_BYTES, TICKET_BYTES, Frame, Greeting
 from p2pmodels.errors import LanFailed, PeerMisbehaved
 from p2pmodels.sources.lan.carrier import CLOSE_LIMIT_S, Carrier, Channel, WebSockets, plain_host
-from p2pmodels.sources.lan.link import Link, Linked
+from p2pmodels.sources.lan.link import ByteCarrier, Link, Linked
 from p2pmodels.sources.lan.peers import PeerState, PeerView
 from p2pmodels.supervision import Tasks
 
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 
 LINKS_LIMIT = 256  # links, those that shake hands included; as many as the peers known
 LINKS_PER_ADDRESS_LIMIT = 8  # reliability D8: one machine must not be the whole room
+GUESTS_LIMIT = 64  # pages; as many as WebRTC sessions
 LINKS_ON_LOOPBACK_LIMIT = 64  # links with this machine itself: a room of daemons for a test
 BANS_LIMIT = 1024  # bans remembered, the latest ones; ids cost nothing, memory does
 DIALS_LIMIT = 16  # links being dialled at once; a room that wakes up comes in waves
@@ -88,6 +90,7 @@ class Links:
         self._carrier = carrier or WebSockets()
         self._open: set[Link] = set()
         self._by_id: dict[PeerId, Link] = {}
+        self._guests: dict[PeerId, Link] = {}
         self._tickets: dict[str, Link] = {}
         self._bans: OrderedDict[tuple[PeerId, str], None] = OrderedDict()
         self._attempts: dict[PeerId, Attempt] = {}
@@ -139,6 +142,11 @@ class Links:
         """Serve a link that a peer has dialled, until it ends."""
         await self._serve(channel, plain_host(remote_host), plain_host(local_host), expected=None)
 
+    async def adopt(self, carrier: ByteCarrier, expected: PeerId | None) -> None:
+        """Serve a link over a channel that carries bytes, too; `expected` is whom we dialled."""
+        host = plain_host(carrier.remote_address)
+        await self._serve(carrier, host, "", expected=expected, carrier=carrier)
+
     # what the others ask
 
     def links(self) -> list[Linked]:
@@ -159,7 +167,7 @@ class Links:
 
     def send(self, id: PeerId, frame: Frame) -> bool:
         """Queue a frame; False when there is no link, or the peer is too slow and loses it now."""
-        link = self._by_id.get(id)
+        link = self._by_id.get(id) or self._guests.get(id)
         return link is not None and link.is_ready and link.send(frame)
 
     def admits(self, ticket_hex: str) -> PeerId | None:
@@ -177,8 +185,16 @@ class Links:
     # inside: one link
 
     async def _serve(
-        self, channel: Channel, host: str, local_host: str, *, expected: PeerId | None
+        self,
+        channel: Channel,
+        host: str,
+        local_host: str,
+        *,
+        expected: PeerId | None,
+        carrier: ByteCarrier | None = None,
     ) -> None:
+        is_dialler = carrier.is_dialler if carrier else expected is not None
+        ends = (carrier.local_host, carrier.remote_host) if carrier else (local_host, host)
         ticket = secrets.token_bytes(TICKET_BYTES)
         conversation = Conversation(
             Greeting(
@@ -188,8 +204,8 @@ class Links:
                 self._options.peer_port,
                 secrets.token_bytes(NONCE_BYTES),
             ),
-            is_dialler=expected is not None,
-            binding=(local_host, host),
+            is_dialler=is_dialler,
+            binding=ends,
             ticket=ticket,
             secret=self._options.secret,
             now=self._clock.monotonic(),
@@ -200,6 +216,8 @@ class Links:
                 link.end(ByeReason.UNEXPECTED)
             elif self._takes(link, linked):
                 self._tickets[ticket.hex()] = link
+                if carrier is not None:
+                    carrier.allow()
                 self._on_ready(linked)
 
         link = Link(
@@ -207,7 +225,8 @@ class Links:
             conversation,
             host,
             self._clock,
-            is_dialler=expected is not None,
+            is_dialler=is_dialler,
+            carrier=carrier,
             on_ready=ready,
             on_frame=self._on_frame,
             on_misbehaved=self._misbehaved,
@@ -239,6 +258,8 @@ class Links:
         if self._is_banned(linked.id, linked.host):
             link.end(ByeReason.RULES)
             return False
+        if linked.is_guest:
+            return self._takes_guest(link, linked)
         other = self._by_id.get(linked.id)
         if other is not None:
             if other.is_ready and self._outranks(other, link, linked.id):
@@ -251,8 +272,18 @@ class Links:
             self._attempts[linked.id].failures = 0
         return True
 
+    def _takes_guest(self, link: Link, linked: Linked) -> bool:
+        is_full = len(self._guests) >= GUESTS_LIMIT
+        if is_full or linked.id in self._guests:
+            link.end(ByeReason.FULL if is_full else ByeReason.DOUBLE)
+            return False
+        self._guests[linked.id] = link
+        return True
+
     def _outranks(self, old: Link, new: Link, id: PeerId) -> bool:
         """Which of a double stays: True for the old one."""
+        if (old.carrier is None) is not (new.carrier is None):
+            return old.carrier is None  # TCP is many times as fast as anything else
         if old.is_dialler == new.is_dialler:
             # From elsewhere it may be another that only claims the id; a link whose peer has
             # really moved ends by itself in three seconds.
@@ -260,9 +291,10 @@ class Links:
         return old.is_dialler == (self._options.id < id)
 
     def _forget(self, link: Link) -> None:
-        if link.linked is not None and self._by_id.get(link.linked.id) is link:
-            del self._by_id[link.linked.id]
-            self._on_gone(link.linked)
+        for book in (self._by_id, self._guests):
+            if link.linked is not None and book.get(link.linked.id) is link:
+                del book[link.linked.id]
+                self._on_gone(link.linked)
 
     def _has_room(self, host: str) -> bool:
         limit = LINKS_ON_LOOPBACK_LIMIT if _is_loopback(host) else LINKS_PER_ADDRESS_LIMIT
@@ -294,6 +326,10 @@ class Links:
 
     # inside: dialling
 
+    def _is_linked_well(self, id: PeerId) -> bool:
+        """Whether no better link can be had by dialling."""
+        return self.is_linked(id) and self._by_id[id].carrier is None
+
     def _due(self, peers: Iterable[PeerView]) -> list[tuple[PeerView, Attempt]]:
         """Whom to dial now; their attempts are under way from here on."""
         now = self._clock.monotonic()
@@ -301,14 +337,14 @@ class Links:
         self._attempts = {
             id: attempt
             for id, attempt in self._attempts.items()
-            if attempt.is_under_way or (id in ready and not self.is_linked(id))
+            if attempt.is_under_way or (id in ready and not self._is_linked_well(id))
         }
         dialling = [id for id, a in self._attempts.items() if a.is_under_way]
         free = DIALS_LIMIT - sum(1 for id in dialling if not self.is_linked(id))
         due: list[tuple[PeerView, Attempt]] = []
         for id, peer in ready.items():
             is_refused = id == self._options.id or self._is_banned(id, plain_host(peer.host))
-            if is_refused or self.is_linked(id):
+            if is_refused or self._is_linked_well(id):
                 continue
             wait = 0.0 if self._options.id < id else LARGER_WAITS_S
             attempt = self._attempts.setdefault(id, Attempt(now + wait))

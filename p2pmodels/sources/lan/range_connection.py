@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from p2pmodels import __version__
 from p2pmodels.core.pieces import PIECE_LENGTH_MIN
 from p2pmodels.core.torrent import PeerAddress
-from p2pmodels.errors import LanFailed, PeerMisbehaved
+from p2pmodels.errors import HolderBusy, LanFailed, NotHeld, PeerMisbehaved
 from p2pmodels.sources.lan.client import CONNECT_TIMEOUT_S, PeerSilent
 
 RETRY_AFTER_MS_HEADER = "X-P2PModels-Retry-After-Ms"
@@ -41,18 +41,6 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 _TIMEVAL = struct.pack("ll", 0, int(TICK_S * 1e6))  # struct timeval; socket(7), SO_RCVTIMEO
 
 Sink = Callable[[int, memoryview], None]
-
-
-class HolderBusy(LanFailed):
-    """A LAN peer has no free upload slot."""
-
-    def __init__(self, detail: str = "", *, retry_after_s: float = 1.0) -> None:
-        super().__init__(detail)
-        self.retry_after_s = retry_after_s
-
-
-class NotHeld(LanFailed):
-    """A LAN peer does not have these bytes."""
 
 
 class TicketRefused(LanFailed):

@@ -35,12 +35,13 @@ from p2pmodels.sources.swarm.alerts import (
     peer_statuses,
 )
 from p2pmodels.sources.swarm.settings import SwarmOptions, filter_rules, session_settings
-from p2pmodels.sources.swarm.sockets import send_at_once
+from p2pmodels.sources.swarm.sockets import hang_up, send_at_once
 from p2pmodels.workers import Lane
 
 ANSWER_S = 10.0  # seconds for libtorrent to add, remove or rename; it takes milliseconds
 CLOSE_S = 5.0  # seconds for the session to end; then it is left to the end of the process
 BLOCKED = 1  # libtorrent's flag in an address filter
+PAGE_TIER = 255  # our own tracker stands behind the configured ones; all are announced to
 FINGERPRINT = "-PM0100-"  # the first bytes of our peer id (BEP 20)
 
 T = TypeVar("T", bound="Added | Removed | Renamed")
@@ -58,6 +59,7 @@ class Session:
         self._indexes: dict[str, dict[FilePath, int]] = {}
         self._waiting: dict[tuple[type, str], asyncio.Future[Any]] = {}
         self._hosts: set[str] = set(options.configured_hosts)
+        self._met: set[str] = set()
         self._is_deaf = False
         self.port = 0
 
@@ -83,8 +85,12 @@ class Session:
         """Let everything go, within CLOSE_S."""
         session, self._session = self._session, None
         self.stop_answers()
+        handles = [self._handles[infohash] for infohash in self._met if infohash in self._handles]
         self._handles.clear()
         if session is not None:
+            if handles:
+                await self._lane.run(_leave_pages, handles, self._options)
+                handles.clear()
             ended = asyncio.Event()
             tell = functools.partial(_tell, asyncio.get_running_loop(), ended)
             last = [session]
@@ -190,6 +196,7 @@ class Session:
         """Take a torrent out and wait until its files are closed."""
         handle = self._handles.pop(infohash, None)
         self._indexes.pop(infohash, None)
+        self._met.discard(infohash)
         if handle is not None and self._session is not None:
             self._session.remove_torrent(handle)
             await self._answer(Removed, infohash)
@@ -210,6 +217,14 @@ class Session:
         """Try a peer; one that is connected already is left alone."""
         with contextlib.suppress(RuntimeError):
             self._handles[infohash].connect_peer((peer.host, peer.port))
+
+    def meet_pages(self, infohash: str) -> None:
+        """Announce to the daemon's own tracker from now on, and now."""
+        tracker = {"url": self._options.page_tracker, "tier": PAGE_TIER}
+        self._met.add(infohash)
+        with contextlib.suppress(RuntimeError):
+            self._handles[infohash].add_tracker(tracker)  # at once, unless it is there already
+            self._handles[infohash].force_reannounce()
 
     def set_priorities(self, infohash: str, priorities: Iterable[tuple[int, int]]) -> None:
         """Set pieces to 0 (not wanted) … 7 (at once)."""
@@ -268,6 +283,18 @@ def _start(settings: dict[str, Any], rules: list[tuple[str, str, bool]]) -> tupl
     session.set_peer_class_filter(everybody)
     send_at_once()
     return session, session.listen_port() if session.is_listening() else 0
+
+
+def _leave_pages(handles: list[Any], options: SwarmOptions) -> None:
+    """Have no WebSocket open to our own tracker: the destructor would wait for this process.
+
+    It holds the interpreter lock while it waits for the other end, which is the announce door.
+    """
+    for handle in handles:
+        with contextlib.suppress(RuntimeError):
+            handle.replace_trackers([{"url": url} for url in options.trackers])
+            handle.trackers()  # waits until it has been done
+    hang_up(options.page_tracker)
 
 
 def _peers(handle: Any) -> tuple[PeerStatus, ...]:

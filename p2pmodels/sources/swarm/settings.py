@@ -30,6 +30,9 @@ DISK_QUEUE = 64 * 1024 * 1024  # bytes waiting to be written; then peers are rea
 PEER_CONNECT_S = 3  # seconds; on a LAN a connection takes milliseconds
 TICK_MS = 100  # milliseconds between looks for peers to connect; the default adds half a second
 RECONNECT_S = 2  # seconds before a peer that failed is tried again
+PAGE_OFFERS = 10  # pages that may be connecting to one torrent at once, and offers made to them
+PAGE_CONNECT_S = 30  # seconds for a page to connect; an offer nobody takes holds a socket so long
+PAGE_ANNOUNCE_S = 5  # seconds between announces for pages at least; the tracker says how many
 
 HOME_NETWORKS = (
     "127.0.0.0/8",
@@ -72,6 +75,8 @@ class SwarmOptions:
     """Whether to use uTP; 30 times slower than TCP here, but passes some WAN routers."""
     trackers: tuple[str, ...] = ()
     """Tracker URLs that every torrent is announced to; those inside torrents are never used."""
+    page_tracker: str = ""
+    """The WebSocket URL of the daemon's own tracker, where web pages are met; "" for none."""
 
 
 def session_settings(options: SwarmOptions) -> dict[str, int | bool | str]:
@@ -147,6 +152,9 @@ _SPEED: dict[str, int | bool | str] = {
     # the default of 20 put up to 8 MiB that nobody waits for in front of a reader.
     "whole_pieces_threshold": 1,
     "piece_timeout": 8,
+    "max_webtorrent_offers": PAGE_OFFERS,
+    "webtorrent_connection_timeout": PAGE_CONNECT_S,
+    "min_websocket_announce_interval": PAGE_ANNOUNCE_S,
     "tick_interval": TICK_MS,
     # The next file of a model is wanted in a moment; reconnecting for each would cost a second.
     "close_redundant_connections": False,

@@ -81,6 +81,7 @@ class Swarm:
         on_broken_seed: Callable[[Torrent, str], None] = lambda _torrent, _reason: None,
     ) -> None:
         self._session = Session(options, lane)
+        self._page_tracker = options.page_tracker
         self._clock = clock
         self._on_broken_seed = on_broken_seed
         self._seeds: dict[str, Torrent] = {}
@@ -255,6 +256,14 @@ class Swarm:
         elif infohash in self._seeds:
             for peer in peers:
                 self._session.connect(infohash, peer)
+
+    def meet_pages(self, infohash: str) -> None:
+        """Let a seed be found by web pages, if there is a tracker for them.
+
+        Not from the start: a torrent on a WebSocket tracker costs libtorrent twenty sockets.
+        """
+        if self.is_usable and self._page_tracker and infohash in self._seeds:
+            self._session.meet_pages(infohash)
 
     async def allow(self, host: str) -> None:
         """Let this address be a peer although it is outside the home networks."""

@@ -92,6 +92,17 @@ def read_torrent(data: bytes) -> Torrent:
     return torrent
 
 
+def handed_out(torrent: Torrent, tracker: str, web_seed: str = "") -> bytes:
+    """The torrent for clients that know no peers: with a tracker, and a web seed (BEP 19) if any.
+
+    What stands beside the info dictionary is no part of the torrent's identity.
+    """
+    before = encode(b"announce") + encode(tracker.encode())
+    after = encode(b"url-list") + encode(web_seed.encode()) if web_seed else b""
+    # Keys are sorted: "announce", then our own "info" and "piece layers", then "url-list".
+    return b"d" + before + torrent.data[1:-1] + after + b"e"
+
+
 def check_against(torrent: Torrent, claimed: Manifest | FileEntry) -> None:
     """Refuse a torrent that is not of this snapshot, or of this blob. Raises ProtocolError."""
     listed = [(file.path, file.size) for file in torrent.files]

@@ -15,15 +15,13 @@ import pytest
 from p2pmodels.core.digests import GitId, Sha256
 from p2pmodels.core.pieces import MIB, PIECE_LENGTH_MIN
 from p2pmodels.core.torrent import PeerAddress
-from p2pmodels.errors import DiskFull, LanFailed, NameRefused, PeerMisbehaved
+from p2pmodels.errors import DiskFull, HolderBusy, LanFailed, NameRefused, NotHeld, PeerMisbehaved
 from p2pmodels.sources.lan import range_connection, ranges
 from p2pmodels.sources.lan.client import PeerSilent
 from p2pmodels.sources.lan.range_connection import (
     RETRY_S_LIMIT,
     RETRY_S_MIN,
     Filling,
-    HolderBusy,
-    NotHeld,
     TicketRefused,
 )
 from p2pmodels.sources.lan.ranges import BUFFER_BYTES, Endpoint, RangeClient
