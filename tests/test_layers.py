@@ -44,6 +44,7 @@ HOMES = {
     "aiortc": ("sources/rtc/",),
     "aioice": ("sources/rtc/",),
     "uvloop": ("sources/rtc/",),
+    "OpenSSL": ("sources/rtc/",),
     "aiohttp": (
         "sources/origin/",
         "sources/lan/",

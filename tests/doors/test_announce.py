@@ -24,7 +24,6 @@ from p2pmodels.doors.announce import (
     ADDRESS_LINES_LIMIT,
     ADDRESSES_LIMIT,
     OUTBOX_BYTES_LIMIT,
-    SAYS_BURST,
     SAYS_PER_S,
     AnnounceDoor,
     AnnounceOptions,
@@ -262,12 +261,13 @@ async def test_who_does_not_renew_is_swept_while_others_speak() -> None:
 
 
 @pytest.mark.asyncio
-async def test_who_says_too_much_is_read_more_slowly() -> None:
+async def test_who_says_too_much_is_read_more_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SAYS_BURST", 3)
     async with place() as here:
         sock = await here.open(**PAGE)
-        for _ in range(SAYS_BURST + 2):
+        for _ in range(5):
             await sock.send_json(announce())
-        for _ in range(SAYS_BURST + 1):
+        for _ in range(4):
             await heard(sock)
         async with asyncio.timeout(LIMIT_S):
             await here.clock.until_sleeping()

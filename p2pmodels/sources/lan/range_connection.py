@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from p2pmodels import __version__
-from p2pmodels.core.pieces import PIECE_LENGTH_MIN
+from p2pmodels.core.filling import Filling, Sink
 from p2pmodels.core.torrent import PeerAddress
 from p2pmodels.errors import HolderBusy, LanFailed, NotHeld, PeerMisbehaved
 from p2pmodels.sources.lan.client import CONNECT_TIMEOUT_S, PeerSilent
@@ -40,8 +40,6 @@ _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,15})")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _TIMEVAL = struct.pack("ll", 0, int(TICK_S * 1e6))  # struct timeval; socket(7), SO_RCVTIMEO
 
-Sink = Callable[[int, memoryview], None]
-
 
 class TicketRefused(LanFailed):
     """A LAN peer does not know our ticket."""
@@ -55,46 +53,6 @@ class RangeRequest:
     start: int
     stop: int
     headers: dict[str, str]
-
-
-class Filling:
-    """The caller's buffer on its way from `start` to `stop`, handed on in parts to the sink."""
-
-    def __init__(self, buffer: bytearray, start: int, stop: int, sink: Sink) -> None:
-        self._view = memoryview(buffer)
-        self._stop, self._sink = stop, sink
-        self._begin(start)
-
-    def _begin(self, base: int) -> None:
-        """Put the blob's byte `base` first; the buffer then ends at a multiple of its length."""
-        self._base, self._handed, self._filled = base, 0, 0
-        length = len(self._view)
-        self._limit = min(self._stop, (base // length + 1) * length) - base
-
-    @property
-    def is_done(self) -> bool:
-        """Whether everything has been handed on."""
-        return self._base == self._stop
-
-    @property
-    def room(self) -> memoryview:
-        """Where the next bytes go."""
-        return self._view[self._filled : self._limit]
-
-    def add(self, count: int, *, is_slow: bool) -> None:
-        """So many bytes have come; from a slow peer what is whole is handed on at once."""
-        self._filled += count
-        if self._filled == self._limit:
-            self._hand(self._limit)
-            self._begin(self._base + self._limit)
-        elif is_slow:
-            end = self._base + self._filled
-            self._hand(end - end % PIECE_LENGTH_MIN - self._base)
-
-    def _hand(self, end: int) -> None:
-        if end > self._handed:
-            self._sink(self._base + self._handed, self._view[self._handed : end])
-            self._handed = end
 
 
 class RangeConnection(http.client.HTTPConnection):
@@ -247,7 +205,10 @@ class RangeConnection(http.client.HTTPConnection):
             if count == 0 or self._is_aborted:
                 raise LanFailed(f"{self._address} closed the connection")
             on_bytes(count)
-            filling.add(count, is_slow=not is_early and count < len(room))
+            is_slow = not is_early and count < len(room)
+            filling.add(count)
+            if is_slow:
+                filling.hand_whole_pieces()
 
     def _read(self, room: memoryview) -> int:
         """Fill `room`, or what of it comes within a tick; 0 at the end of the connection.

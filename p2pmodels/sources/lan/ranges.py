@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from p2pmodels.core.digests import Digest
+from p2pmodels.core.filling import Sink
 from p2pmodels.core.peer import TICKET_HEADER
 from p2pmodels.core.pieces import MIB
 from p2pmodels.core.torrent import PeerAddress
@@ -26,7 +27,6 @@ from p2pmodels.sources.lan.range_connection import (
     SILENCE_S,
     RangeConnection,
     RangeRequest,
-    Sink,
 )
 from p2pmodels.workers import Lane
 

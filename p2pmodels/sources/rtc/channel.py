@@ -19,6 +19,7 @@ from pathlib import Path
 
 from p2pmodels.clock import Clock
 from p2pmodels.core.digests import Digest
+from p2pmodels.core.filling import Sink
 from p2pmodels.core.shard import (
     GET_BYTES_LIMIT,
     GETS_LIMIT,
@@ -35,7 +36,7 @@ from p2pmodels.core.shard import (
 from p2pmodels.errors import LanFailed, ProtocolError, StoreFailed
 from p2pmodels.sources.rtc.ipc import Kind, Note, weight
 from p2pmodels.sources.rtc.process import ChildProcess
-from p2pmodels.sources.rtc.pulls import SILENCE_S, Pull, Sink
+from p2pmodels.sources.rtc.pulls import SILENCE_S, Pull
 from p2pmodels.workers import Lane
 
 SEND_LIMIT = 256 * 1024  # bytes of frames on their way to the peer before `send` waits

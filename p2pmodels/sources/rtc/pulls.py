@@ -14,7 +14,8 @@ import socket
 import threading
 from collections.abc import Callable
 
-from p2pmodels.core.pieces import MIB, PIECE_LENGTH_MIN
+from p2pmodels.core.filling import Filling, Sink
+from p2pmodels.core.pieces import MIB
 from p2pmodels.core.shard import Status
 from p2pmodels.errors import HolderBusy, LanFailed, NotHeld
 from p2pmodels.sources.rtc.ipc import RECORD, RECORD_BYTES_LIMIT, RECORD_DATA, RECORD_END
@@ -23,50 +24,6 @@ BUFFER_BYTES = MIB  # bytes handed on at once; as in pulls over TCP
 SILENCE_S = 5.0  # seconds without a byte; a LAN peer answers in milliseconds
 TICK_S = 0.25  # seconds until what is whole goes on from a peer that is slow
 END_LIMIT_S = 2.0  # seconds for the child to end a pull that was given up
-
-Sink = Callable[[int, memoryview], None]
-
-
-class Filling:
-    """The caller's buffer on its way from `start` to `stop`, handed on in parts to the sink."""
-
-    def __init__(self, buffer: bytearray, start: int, stop: int, sink: Sink) -> None:
-        self._view = memoryview(buffer)
-        self._stop, self._sink = stop, sink
-        self._begin(start)
-
-    def _begin(self, base: int) -> None:
-        """Put the blob's byte `base` first; the buffer then ends at a multiple of its length."""
-        self._base, self._handed, self._filled = base, 0, 0
-        length = len(self._view)
-        self._limit = min(self._stop, (base // length + 1) * length) - base
-
-    @property
-    def is_done(self) -> bool:
-        """Whether everything has been handed on."""
-        return self._base == self._stop
-
-    @property
-    def room(self) -> memoryview:
-        """Where the next bytes go."""
-        return self._view[self._filled : self._limit]
-
-    def add(self, count: int) -> None:
-        """So many bytes have come."""
-        self._filled += count
-        if self._filled == self._limit:
-            self._hand(self._limit)
-            self._begin(self._base + self._limit)
-
-    def hand_whole_pieces(self) -> None:
-        """Hand on what is whole although the buffer is not full."""
-        end = self._base + self._filled
-        self._hand(end - end % PIECE_LENGTH_MIN - self._base)
-
-    def _hand(self, end: int) -> None:
-        if end > self._handed:
-            self._sink(self._base + self._handed, self._view[self._handed : end])
-            self._handed = end
 
 
 class Slot:

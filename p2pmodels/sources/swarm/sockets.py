@@ -23,7 +23,8 @@ OPEN_FILES = Path("/proc/self/fd")  # Linux; elsewhere small messages stay slow
 def send_at_once() -> None:
     """Set TCP_NODELAY on all TCP sockets of this process; those of asyncio have it anyway."""
     for found in _tcp_sockets():
-        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(OSError):
+            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def hang_up(url: str) -> None:

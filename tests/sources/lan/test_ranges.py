@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from p2pmodels.core.digests import GitId, Sha256
+from p2pmodels.core.filling import Filling
 from p2pmodels.core.pieces import MIB, PIECE_LENGTH_MIN
 from p2pmodels.core.torrent import PeerAddress
 from p2pmodels.errors import DiskFull, HolderBusy, LanFailed, NameRefused, NotHeld, PeerMisbehaved
@@ -21,7 +22,6 @@ from p2pmodels.sources.lan.client import PeerSilent
 from p2pmodels.sources.lan.range_connection import (
     RETRY_S_LIMIT,
     RETRY_S_MIN,
-    Filling,
     TicketRefused,
 )
 from p2pmodels.sources.lan.ranges import BUFFER_BYTES, Endpoint, RangeClient
@@ -533,7 +533,7 @@ def test_buffer_is_handed_on_at_multiples_of_its_length() -> None:
         bytearray(BUFFER_BYTES), start, stop, lambda at, view: parts.append((at, at + len(view)))
     )
     while not filling.is_done:
-        filling.add(len(filling.room), is_slow=False)
+        filling.add(len(filling.room))
     assert parts == [(start, 3 * BUFFER_BYTES), (3 * BUFFER_BYTES, 4 * BUFFER_BYTES),
                      (4 * BUFFER_BYTES, stop)]  # fmt: skip
 
@@ -544,10 +544,14 @@ def test_of_a_slow_peer_only_whole_pieces_are_handed_on() -> None:
     filling = Filling(
         bytearray(BUFFER_BYTES), 0, BUFFER_BYTES, lambda at, view: parts.append((at, len(view)))
     )
-    filling.add(piece - 1, is_slow=True)
+    filling.add(piece - 1)
+    filling.hand_whole_pieces()
     assert not parts
-    filling.add(2, is_slow=True)
-    filling.add(10, is_slow=True)
-    filling.add(2 * piece, is_slow=True)
-    filling.add(len(filling.room), is_slow=False)
+    filling.add(2)
+    filling.hand_whole_pieces()
+    filling.add(10)
+    filling.hand_whole_pieces()
+    filling.add(2 * piece)
+    filling.hand_whole_pieces()
+    filling.add(len(filling.room))
     assert parts == [(0, piece), (piece, 2 * piece), (3 * piece, piece)] and filling.is_done

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from p2pmodels.core.names import FilePath
-from p2pmodels.sources.swarm.sockets import OPEN_FILES, send_at_once
+from p2pmodels.sources.swarm.sockets import OPEN_FILES, hang_up, send_at_once
 from tests.sources.swarm.places import LOOPBACK, BenchFactory, random_bytes, shelve, torrent_of
 
 pytestmark = pytest.mark.skipif(not OPEN_FILES.is_dir(), reason="needs Linux's /proc")
@@ -50,6 +50,20 @@ def test_every_tcp_socket_of_the_process_sends_at_once_and_no_descriptor_is_left
                 send_at_once()
                 assert len(list(OPEN_FILES.iterdir())) == before
                 assert sends_at_once(client) and sends_at_once(accepted) and sends_at_once(server)
+
+
+def test_connections_to_one_address_are_ended_and_others_are_not() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_server(("127.0.0.1", 0)) as other,
+        socket.create_connection(server.getsockname()) as ended,
+        socket.create_connection(other.getsockname()) as kept,
+        other.accept()[0] as far,
+    ):
+        hang_up(f"ws://127.0.0.1:{server.getsockname()[1]}/announce")
+        assert ended.recv(1) == b""
+        far.sendall(b"x")
+        assert kept.recv(1) == b"x"
 
 
 @pytest.mark.asyncio
