@@ -11,6 +11,7 @@ Leases, so that a room asks the origin once:
 Pulls, so that copies spread as a tree:
 4. What a reader needs next, then what fewest have, then at random.
 5. A piece with few holders is asked for by a few at a time; who waits its turn gets it from them.
+   In a crowd, pieces that nobody reads yet are asked for in runs.
 6. From the holder that will be quickest: by its measured rate, its load and what we asked already.
 7. A pull without a byte for STALL_S, or far slower than another holder, is asked elsewhere as well.
 """
@@ -57,6 +58,9 @@ PULLS_PER_PEER = 3  # pulls of one blob from one peer: two flow while the next i
 PULL_BYTES = 32 * MIB  # bytes of a pull at the most; a quick peer sends them in a tenth of a second
 PULL_FIRST_BYTES = 4 * MIB  # bytes of a pull from a peer whose rate is not known
 PULL_S = 0.5  # seconds that a pull should last: short enough to choose anew
+COLLECT_BYTES = 1 * MIB  # bytes in a row that are waited for in a crowd: a question has its price
+COLLECT_S = 2.0  # seconds that a piece waits for its neighbours at the most
+CROWD = 4  # members that fetch from which on that is worth it
 READ_AHEAD_BYTES = 1 * MIB  # bytes in front of a reader that come before everything else
 FAN_OUT = 1  # machines that ask for a piece at once for each one that has it
 TURN_BYTES = 2 * MIB  # bytes in a row that it is one machine's turn to ask for: few requests
@@ -284,7 +288,26 @@ def _open_pieces(now: Situation, able: Sequence[Member]) -> bytearray:
             is_our_turn = turns[key] = _has_turn(now, piece, piece // ring, wanting)
         if not is_our_turn:
             wanted[piece] = 0
+    if len(wanting) >= CROWD:
+        _collect(now, wanted)
     return wanted
+
+
+def _collect(now: Situation, wanted: bytearray) -> None:
+    """Leave out what will soon be asked for together with its neighbours.
+
+    Not what a reader needs, nor anything once all of the blob is in the room.
+    """
+    there = union(now.pieces, (member.has for member in now.members.values()))
+    if 0 not in union(now.pieces, (there, now.ours)):
+        return
+    enough = COLLECT_BYTES // piece_length(now.size)
+    ahead = max(1, READ_AHEAD_BYTES // piece_length(now.size))
+    for start, stop in list(runs(wanted, 0, now.pieces)):
+        age = now.now - min(now.shown_since.get(piece, now.began) for piece in range(start, stop))
+        is_read = any(reader < stop and start < reader + ahead for reader in now.readers)
+        if stop - start < enough and age < COLLECT_S and not is_read:
+            wanted[start:stop] = bytes(stop - start)
 
 
 def _by_urgency(now: Situation, open_now: bytearray, random: Chance) -> Iterator[int]:

@@ -25,7 +25,7 @@ from p2pmodels.core.board import Board
 from p2pmodels.core.peer import PeerId
 from p2pmodels.core.pieces import RangeSet
 from p2pmodels.core.situation import Pull
-from p2pmodels.core.wire import Frame, Have
+from p2pmodels.core.wire import Busy, Frame, Have
 from p2pmodels.errors import (
     HolderBusy,
     LanFailed,
@@ -49,6 +49,7 @@ from p2pmodels.transfer.room_parts import FillFromOrigin, RoomParts
 log = logging.getLogger(__name__)
 
 STEP_EVERY_S = 0.04  # seconds between two looks at a board; what comes meanwhile is seen together
+STEP_APART_S = 0.01  # seconds that every member adds to that: as many frames come in less looks
 STEP_YOUNG_S = 0.01  # the same while a fetch begins: a client waits for its first byte
 YOUNG_S = 0.5  # seconds for which that is so
 ORIGIN_PAUSE_S = 5.0  # seconds after a failure of the origin before we ask it again, others may
@@ -115,7 +116,8 @@ class Room:
         """A peer says something about this blob, or about its load."""
         now = self._clock.monotonic()
         self.board.heard(peer, frame, now)
-        if not self.board.is_awaiting(now):  # a room's answers come together: one look at them
+        # A room's answers come together: one look at them. How busy somebody is changes nothing.
+        if not isinstance(frame, Busy) and not self.board.is_awaiting(now):
             self._wake.set()
 
     def left(self, peer: PeerId) -> None:
@@ -187,8 +189,8 @@ class Room:
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, until - clock.monotonic())):
                 await self._wake.wait()
-        is_young = clock.monotonic() - self._began < YOUNG_S
-        step_s = STEP_YOUNG_S if is_young else STEP_EVERY_S
+        crowd_s = max(STEP_EVERY_S, STEP_APART_S * len(self.board.members.by_id))
+        step_s = STEP_YOUNG_S if clock.monotonic() - self._began < YOUNG_S else crowd_s
         await clock.sleep(max(0.0, self._looked_at + step_s - clock.monotonic()))
         self._looked_at = clock.monotonic()
         self._wake.clear()
