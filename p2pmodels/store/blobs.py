@@ -25,7 +25,9 @@ from pathlib import Path
 
 from p2pmodels.clock import Clock
 from p2pmodels.core.digests import Digest, GitId, Sha256
+from p2pmodels.core.merkle import FileHashes
 from p2pmodels.errors import DiskFull, NameRefused, StoreFailed
+from p2pmodels.store.blob_files import has_size, hash_file
 from p2pmodels.store.disk import Disk
 from p2pmodels.store.index import BlobRow, Index
 from p2pmodels.store.kept_hashes import KeptHashes
@@ -67,6 +69,7 @@ class Blobs:
         self._options, self._index, self._index_lane = options, index, index_lane
         self._lane, self._disk, self._clock = lane, disk, clock
         self._rows: dict[Sha256, BlobRow] = {}
+        self._here: dict[Sha256, Blob] = {}
         self._by_git: dict[GitId, Sha256] = {}
         self._in_use: Counter[Sha256] = Counter()
         self._open: dict[str, Partial] = {}
@@ -86,8 +89,7 @@ class Blobs:
     def find(self, digest: Digest) -> Blob | None:
         """The blob with this digest, if it is here."""
         sha256 = self._by_git.get(digest) if isinstance(digest, GitId) else digest
-        row = self._rows.get(sha256) if sha256 is not None else None
-        return Blob(row.sha256, row.size, self.path_of(row.sha256)) if row else None
+        return self._here.get(sha256) if sha256 is not None else None
 
     def rows(self) -> list[BlobRow]:
         """All blobs that the store answers for."""
@@ -142,6 +144,7 @@ class Blobs:
 
     def _remember(self, row: BlobRow) -> None:
         self._rows[row.sha256] = row
+        self._here[row.sha256] = Blob(row.sha256, row.size, self.path_of(row.sha256))
         if row.git_id is not None:
             self._by_git[row.git_id] = row.sha256
 
@@ -209,13 +212,12 @@ class Blobs:
         Blobs go first, then the partials of fetches that were given up.
         """
         while True:
-            taken = await self._lane.run(self._partials_on_disk)
+            taken, free = await self._lane.run(self._disk_state)
             filling = [p for p in self._open.values() if p.is_open and p.path != path]
             idle = [p for p in taken if p not in {other.path for other in self._open.values()}]
             mine = min(taken.get(path, 0), size)
             growing = sum(partial.size - partial.landed.total for partial in filling)
             held_by_partials = mine + sum(p.size for p in filling) + sum(taken[p] for p in idle)
-            free = await self._lane.run(self._disk.free_bytes, self._blobs)
             try:
                 chosen = choose_evictions(
                     size - mine, self.rows(), self.pinned() | frozenset(self._in_use),
@@ -230,6 +232,10 @@ class Blobs:
                 break
         for row in chosen:
             await self.evict(row.sha256)
+
+    def _disk_state(self) -> tuple[dict[Path, int], int]:
+        """The partials on the disk, and its free bytes."""
+        return self._partials_on_disk(), self._disk.free_bytes(self._blobs)
 
     def _partials_on_disk(self) -> dict[Path, int]:
         """The bytes that each partial takes on the disk, those longest untouched first."""
@@ -253,12 +259,12 @@ class Blobs:
         """
         sha256 = await partial.seal()
         path = self.path_of(sha256)
-        await self._lane.run(self._link, partial.path, path)
+        hashes = await self._lane.run(self._link, partial, path)
         self._unsettled.setdefault(partial.digest.key, asyncio.Event())
         git = partial.digest if isinstance(partial.digest, GitId) else None
         row = BlobRow(sha256, partial.size, git, self._clock.wall())
         self._remember(row)
-        self.hashes.put(sha256, await self._lane.run(partial.file_hashes))
+        self.hashes.put(sha256, hashes)
         try:
             await self._index_lane.run(self._index.put_blob, row)
         except StoreFailed as error:
@@ -266,21 +272,26 @@ class Blobs:
             log.warning("blob %s is not in the index: %s", sha256, error)
         return Blob(sha256, partial.size, path)
 
-    def _link(self, source: Path, target: Path) -> None:
+    def _link(self, partial: Partial, target: Path) -> FileHashes | None:
+        """Give a sealed partial its name as a blob; returns its piece hashes. Blocks."""
         self._disk.make_folder(target.parent)
-        self._disk.link(source, target)
+        self._disk.link(partial.path, target)
         self._disk.sync_folder(target.parent)
+        return partial.file_hashes()
 
     async def settle(self, partial: Partial) -> None:
         """Close a committed partial and remove its second name."""
         try:
             await self.close(partial)
-            await self._lane.run(self._disk.unlink, partial.checkpoint_path)
-            await self._lane.run(self._disk.unlink, partial.path)
+            await self._lane.run(self._drop_names, partial)
         finally:
             settled = self._unsettled.pop(partial.digest.key, None)
             if settled is not None:
                 settled.set()
+
+    def _drop_names(self, partial: Partial) -> None:
+        self._disk.unlink(partial.checkpoint_path)
+        self._disk.unlink(partial.path)
 
     async def close(self, partial: Partial) -> None:
         """Close a partial that may be taken up again later."""
@@ -314,7 +325,7 @@ class Blobs:
         async with self._setting_aside:
             if self._rows.get(blob.sha256) is None:
                 return
-            if not await self._lane.run(_has_size, blob.path, blob.size):
+            if not await self._lane.run(has_size, blob.path, blob.size):
                 log.warning("blob %s was changed behind our back", blob.sha256)
                 await self._quarantine_now(blob.sha256)
 
@@ -332,6 +343,7 @@ class Blobs:
 
     def _forget(self, sha256: Sha256) -> BlobRow | None:
         row = self._rows.pop(sha256, None)
+        self._here.pop(sha256, None)
         if row is not None and row.git_id is not None:
             self._by_git.pop(row.git_id, None)
         self.hashes.drop(sha256)
@@ -351,7 +363,7 @@ class Blobs:
     async def adopt_unknown(self, path: Path) -> bool:
         """Hash a blob file that the index does not know; index it, or set it aside."""
         sha256 = Sha256(path.name)
-        size, found, git_id = await self._lane.run(self._hash_file, path)
+        size, found, git_id = await self._lane.run(hash_file, self._disk, path)
         async with self._setting_aside:
             if sha256 in self._rows:
                 return True  # fetched meanwhile: the file at `path` is another one now
@@ -366,32 +378,7 @@ class Blobs:
     async def verify(self, sha256: Sha256) -> bool:
         """Whether the blob's bytes still have its digest; a missing file counts as damaged."""
         try:
-            _, found, _ = await self._lane.run(self._hash_file, self.path_of(sha256))
+            _, found, _ = await self._lane.run(hash_file, self._disk, self.path_of(sha256))
         except StoreFailed:
             return False
         return found == sha256
-
-    def _hash_file(self, path: Path) -> tuple[int, Sha256, GitId]:
-        fd = self._disk.open(path, os.O_RDONLY)
-        try:
-            size = self._disk.size(fd)
-            sha256, git_id = Sha256("0" * 64).hasher(size), GitId("0" * 40).hasher(size)
-            position = 0
-            while data := self._disk.read(fd, 1 << 20, position):
-                sha256.update(data)
-                git_id.update(data)
-                position += len(data)
-        finally:
-            self._disk.close(fd)
-        return size, Sha256(sha256.hexdigest()), GitId(git_id.hexdigest())
-
-
-def _has_size(path: Path, size: int) -> bool:
-    """Whether a regular file of exactly this size is there. Blocks."""
-    try:
-        status = path.lstat()
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise StoreFailed(f"{path.name}: {error.strerror}") from error
-    return stat.S_ISREG(status.st_mode) and status.st_size == size
