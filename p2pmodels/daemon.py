@@ -35,19 +35,19 @@ from p2pmodels.core.secret import Secret
 from p2pmodels.doors import views
 from p2pmodels.doors.app import local_app
 from p2pmodels.doors.browser import BrowserDoor
-from p2pmodels.doors.guard import GuardOptions, allowed_origin
-from p2pmodels.doors.meeting import MeetingDoors
+from p2pmodels.doors.guard import GuardOptions
+from p2pmodels.doors.page_doors import meeting_doors, tracker_doors
 from p2pmodels.doors.parts import Identity, Parts
 from p2pmodels.doors.peer import PageRoutes, peer_app
-from p2pmodels.doors.rtc import RtcDoor
-from p2pmodels.doors.signal import SignalDoor
 from p2pmodels.doors.work import check_store
 from p2pmodels.notify import notify, watchdog_interval_s
 from p2pmodels.options import (
     BACKLOG,
     bind,
+    has_tracker,
     lan_options,
     origin_options,
+    page_tracker,
     store_options,
     swarm_options,
     tls_context,
@@ -135,7 +135,7 @@ class Daemon:
         exits.callback(local.close)
         exits.callback(peer.close)
         swarm = Swarm(
-            swarm_options(config),
+            swarm_options(config, peer),
             lane,
             clock,
             on_broken_seed=lambda torrent, why: parts.sharing.on_broken_seed(torrent, why),
@@ -150,6 +150,7 @@ class Daemon:
         parts = await compose(config, identity, store, swarm, origins, lan, lane, clock)
         guarded = GuardOptions(tuple(config.web.allowed_hosts), tuple(config.web.allowed_origins))
         peer_port = peer.getsockname()[1]
+        tracker = page_tracker(config, peer)
         browser = BrowserDoor([origin.url for origin in config.origin], identity.url)
         catalogue = Catalogue(parts.sharing, parts.exchange, lambda: _hello(identity, peer_port))
         peers = peer_app(
@@ -167,7 +168,11 @@ class Daemon:
         # let running answers finish, close the swarm, write the store.
         peer_runner = await self._runner(exits, peers)
         doors: list[tuple[web.AppRunner, socket.socket, ssl.SSLContext | None]] = [
-            (await self._runner(exits, local_app(parts, guarded, token, browser)), local, None),
+            (
+                await self._runner(exits, local_app(parts, guarded, token, browser, tracker)),
+                local,
+                None,
+            ),
             (peer_runner, peer, None),
         ]
         if config.rtc.tls_listen is not None:
@@ -191,16 +196,12 @@ class Daemon:
         self, parts: Parts, guarded: GuardOptions, browser: BrowserDoor
     ) -> list[PageRoutes]:
         """What web pages may ask of the peer port."""
-        if not self.config.rtc.is_enabled:
-            return []
-        web_origin, is_home = partial(allowed_origin, options=guarded), parts.lan.is_home
-        return [
-            browser,
-            MeetingDoors(
-                SignalDoor(parts.lobby, web_origin, is_home),
-                RtcDoor(parts.meeting, web_origin, is_home),
-            ),
-        ]
+        config, doors = self.config, list[PageRoutes]()
+        if config.rtc.is_enabled:
+            doors += meeting_doors(parts, guarded, browser)
+        if has_tracker(config):
+            doors += tracker_doors(parts, guarded, is_wan=config.swarm.is_wan_enabled)
+        return doors
 
     def _identity(
         self, peer_id: PeerId, local: socket.socket, peer: socket.socket, swarm: Swarm

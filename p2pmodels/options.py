@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import ssl
 
@@ -47,8 +48,24 @@ def _free_port(host: str) -> int:
         return port
 
 
-def swarm_options(config: Config) -> SwarmOptions:
-    """How BitTorrent runs."""
+def has_tracker(config: Config) -> bool:
+    """Whether pages may meet our BitTorrent: not where only members of a group get anything."""
+    swarm, is_open = config.swarm, config.lan.group_secret_file is None
+    return swarm.is_enabled and swarm.is_tracker_enabled and is_open
+
+
+def page_tracker(config: Config, peer: socket.socket) -> str:
+    """The URL of our own tracker for our own libtorrent; "" without one."""
+    if not has_tracker(config):
+        return ""
+    host, port = peer.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        host = "::1" if ":" in host else "127.0.0.1"
+    return f"ws://[{host}]:{port}/announce" if ":" in host else f"ws://{host}:{port}/announce"
+
+
+def swarm_options(config: Config, peer: socket.socket) -> SwarmOptions:
+    """How BitTorrent runs; `peer` is the socket of the peer port."""
     host, limit = config.lan.listen.host, config.swarm.upload_limit_bytes_per_s
     return SwarmOptions(
         listen_host=host,
@@ -58,6 +75,7 @@ def swarm_options(config: Config) -> SwarmOptions:
         upload_limit_bytes_per_s=limit and max(1, limit - lan_upload_limit(config)),
         download_limit_bytes_per_s=config.swarm.download_limit_bytes_per_s,
         trackers=tuple(config.swarm.trackers),
+        page_tracker=page_tracker(config, peer),
     )
 
 

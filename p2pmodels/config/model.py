@@ -162,6 +162,8 @@ class SwarmOptions(Section):
     """TCP port for BitTorrent peers; 0 lets the system choose."""
     is_wan_enabled: bool = False
     """Whether to exchange with peers outside the LAN."""
+    is_tracker_enabled: bool = True
+    """Whether web pages may find our public torrents at the peer port (`/announce`)."""
     trackers: TrackerUrls = ()
     """Announce URLs of trackers, used only when is_wan_enabled."""
     upload_limit_bytes_per_s: Count = 0

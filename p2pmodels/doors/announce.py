@@ -5,8 +5,7 @@
 2. A client is known by the address its connection comes from; nothing it says changes that.
 3. Who says too much is read more slowly; who reads too slowly misses messages: an offer that is
    lost is made again at the next announce.
-4. All WebSockets end before our own BitTorrent does: libtorrent waits half a minute for the end of
-   its one, and holds the interpreter lock meanwhile.
+4. WebSockets end at once when the application does: nobody waits for pages that stay.
 5. The daemon itself stands in every answer over HTTP, at the address it was asked at.
 """
 
@@ -44,7 +43,7 @@ LINES_LIMIT = 512  # WebSockets at once; two schools, 256 KiB each at the very m
 ADDRESS_LINES_LIMIT = 64  # of one address; a class behind one router
 OUTBOX_BYTES_LIMIT = 128 * KIB  # bytes that wait for one page; 40 offers
 SAYS_PER_S = 50.0  # messages a second of one address, on average
-SAYS_BURST = 500  # messages of one address at once; libtorrent announces all it has at the start
+SAYS_BURST = 500  # messages of one address at once; a class behind one router opens a page
 ADDRESSES_LIMIT = 1024  # addresses whose rate is remembered; more than a LAN has
 HEARTBEAT_S = 20.0  # seconds between pings; the answer has half of it
 SWEEP_EVERY_S = 30.0  # seconds between looks for peers that did not renew
@@ -120,6 +119,11 @@ class AnnounceDoor:
         self._pace = Pace()
         self._next_sweep = 0.0
         self._is_closing = False
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """What pages may ask of it."""
+        return (ANNOUNCE_PATH,)
 
     def add_routes(self, app: web.Application) -> None:
         """Register the route, and that WebSockets end when the application does."""

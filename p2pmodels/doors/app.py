@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -19,11 +20,12 @@ from p2pmodels.doors.answers import Answers, arrived, error_answer
 from p2pmodels.doors.browser import TRY_PATH, BrowserDoor
 from p2pmodels.doors.control import ControlDoor
 from p2pmodels.doors.files import FilesDoor
-from p2pmodels.doors.guard import GuardOptions, cors_headers, guard
+from p2pmodels.doors.guard import GuardOptions, allowed_origin, cors_headers, guard
 from p2pmodels.doors.hub import HubDoor
 from p2pmodels.doors.page import PageDoor
 from p2pmodels.doors.parts import Parts
 from p2pmodels.doors.sending import reset
+from p2pmodels.doors.torrents import TorrentsDoor
 from p2pmodels.errors import NotFound, Overloaded, P2PModelsError, UsageError
 from p2pmodels.metrics import ANSWERS, exposition
 
@@ -49,6 +51,7 @@ _DOORS = {
     "webseed": "files",
     "": "page",
     "try": "page",
+    "torrents": "files",
 }
 
 
@@ -97,9 +100,9 @@ def _begun(request: web.Request) -> web.StreamResponse:
 
 
 def local_app(
-    parts: Parts, options: GuardOptions, token: Secret, browser: BrowserDoor
+    parts: Parts, options: GuardOptions, token: Secret, browser: BrowserDoor, tracker: str = ""
 ) -> web.Application:
-    """The application of the local endpoint."""
+    """The application of the local endpoint; `tracker` is the URL that its torrents name."""
     options = replace(options, open_paths=browser.paths - {TRY_PATH})
     app = web.Application(middlewares=[errors, guard(options)], client_max_size=BODY_LIMIT)
 
@@ -125,6 +128,9 @@ def local_app(
     add("/metrics", _metrics(parts))
     add("/files/{sha256}", files.by_digest)
     add("/snapshots/{rest:.+}", files.by_snapshot)
+    if tracker:
+        web_origin = partial(allowed_origin, options=options)
+        TorrentsDoor(parts.sharing.shared, web_origin, tracker, has_files=True).add_routes(app)
     add("/webseed/{rest:.+}", files.by_commit)
     app.router.add_route("*", "/{path:.*}", hub.handle)
     return app

@@ -23,5 +23,6 @@ class MeetingDoors:
     def add_routes(self, app: web.Application) -> None:
         """Add the routes."""
         app.router.add_get(SIGNAL_PATH, self.signal.signal, allow_head=False)
+        app.on_shutdown.append(self.signal.close)
         app.router.add_post(RTC_PATH, self.rtc.offer)
         app.router.add_options(RTC_PATH, self.rtc.preflight)

@@ -3,6 +3,7 @@
 1. Only home addresses and allowed web origins get a socket; who says its web origin is a page.
 2. A member joins within seconds, answers pings and takes what it is told, or it loses the socket.
 3. Its last notice says why it must go.
+4. When the daemon ends, so do the sockets: a member would keep it waiting otherwise.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
@@ -78,6 +79,12 @@ class SignalDoor:
     lobby: Lobby
     web_origin: WebOrigin
     is_home: Callable[[str], bool]
+    _outboxes: set[Outbox] = field(default_factory=set, init=False, repr=False)
+
+    async def close(self, _app: web.Application) -> None:
+        """Let every member go; what aiohttp calls at the end."""
+        for outbox in self._outboxes:
+            outbox.over.set()
 
     async def signal(self, request: web.Request) -> web.StreamResponse:
         """Become a WebSocket and a visit of the lobby."""
@@ -96,11 +103,13 @@ class SignalDoor:
             )
             await socket.prepare(request)
             give_up_on_the_deaf(socket.get_extra_info("socket"))
+            self._outboxes.add(outbox)
             try:
                 last = await _converse(socket, visit, outbox)
             finally:
                 # Before the farewell: nobody is told of a member that no longer listens.
                 outbox.over.set()
+                self._outboxes.discard(outbox)
         await _say_last(socket, last)
         return socket
 

@@ -44,6 +44,11 @@ class TorrentsDoor:
     has_files: bool = False
     _handed: int = 0
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """What pages may ask of it."""
+        return (TORRENTS_PATH,)
+
     def add_routes(self, app: web.Application) -> None:
         """Register them; before the other routes of web seeds."""
         app.router.add_get(TORRENTS_PATH + "{name}.torrent", self.torrent, allow_head=False)

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
-from aiohttp import WSMsgType, web
+from aiohttp import WSMsgType
 
 from p2pmodels.core.announce import ANNOUNCE_BYTES_LIMIT, Announced, parse_query
 from p2pmodels.core.torrent import PeerAddress
@@ -30,12 +30,11 @@ from p2pmodels.doors.announce import (
     Pace,
 )
 from p2pmodels.doors.guard import GuardOptions, allowed_origin
-from p2pmodels.doors.peer import _errors
 from p2pmodels.errors import Overloaded
 from p2pmodels.sources.swarm.bencode import decode
 from tests.core.test_announce import HASH, OTHER, PEER, SDP, announce, offer, text
+from tests.doors.page_port import peer_port
 from tests.fakes import FakeClock
-from tests.peer_fakes import listening
 
 LIMIT_S = 10.0  # seconds for anything that waits for the network here
 PAGE = {"Origin": "http://localhost:3000"}
@@ -93,9 +92,10 @@ async def place(
         bt_port=lambda: bt_port,
     )
     door = AnnounceDoor(tracker, options, clock)
-    app = web.Application(middlewares=[_errors])
-    door.add_routes(app)
-    async with listening(app) as address, aiohttp.ClientSession() as session:
+    async with (
+        peer_port(door, clock=clock) as address,
+        aiohttp.ClientSession() as session,
+    ):
         made = Place(address, door, tracker, clock, session)
         yield made
         for sock in made.opened:

@@ -8,16 +8,14 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from aiohttp import web
 
 from p2pmodels.core.pieces import PIECE_LENGTH_MAX
 from p2pmodels.core.torrent import PeerAddress, Torrent, TorrentName
 from p2pmodels.doors.guard import GuardOptions, allowed_origin
-from p2pmodels.doors.peer import _errors
 from p2pmodels.doors.torrents import TorrentsDoor
 from p2pmodels.sources.swarm.bencode import decode
 from p2pmodels.sources.swarm.torrents import read_torrent
-from tests.peer_fakes import listening
+from tests.doors.page_port import peer_port
 from tests.sources.swarm.places import COMMIT, random_bytes, shelve, torrent_of
 
 OTHER = "0" * 40
@@ -36,12 +34,10 @@ async def door(
     def shared(name: TorrentName) -> Torrent | None:
         return torrent if name == COMMIT else None
 
-    app = web.Application(middlewares=[_errors])
     made = TorrentsDoor(
         shared, lambda request: allowed_origin(request, GuardOptions()), tracker, has_files
     )
-    made.add_routes(app)
-    async with listening(app) as address, aiohttp.ClientSession() as session:
+    async with peer_port(made) as address, aiohttp.ClientSession() as session:
         yield address, torrent, session
 
 

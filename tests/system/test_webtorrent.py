@@ -218,7 +218,6 @@ async def seeding(
                 tasks.start(swarm.run(), "swarm")
                 await swarm.seed(torrent, shelf)
                 yield Seed(swarm, torrent, f"http://{address}", page_url)
-                await door.close()
 
 
 @pytest_asyncio.fixture

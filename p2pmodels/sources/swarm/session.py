@@ -42,6 +42,7 @@ ANSWER_S = 10.0  # seconds for libtorrent to add, remove or rename; it takes mil
 CLOSE_S = 5.0  # seconds for the session to end; then it is left to the end of the process
 BLOCKED = 1  # libtorrent's flag in an address filter
 PAGE_TIER = 255  # our own tracker stands behind the configured ones; all are announced to
+_AT_ONCE = lt.reannounce_flags_t.ignore_min_interval
 FINGERPRINT = "-PM0100-"  # the first bytes of our peer id (BEP 20)
 
 T = TypeVar("T", bound="Added | Removed | Renamed")
@@ -224,7 +225,7 @@ class Session:
         self._met.add(infohash)
         with contextlib.suppress(RuntimeError):
             self._handles[infohash].add_tracker(tracker)  # at once, unless it is there already
-            self._handles[infohash].force_reannounce()
+            self._handles[infohash].force_reannounce(0, tracker["url"], _AT_ONCE)
 
     def set_priorities(self, infohash: str, priorities: Iterable[tuple[int, int]]) -> None:
         """Set pieces to 0 (not wanted) … 7 (at once)."""

@@ -66,6 +66,8 @@ export class Room extends EventTarget {
     this.linked = new Map();
     /** @type {Map<string, number>} members that are not called before then */
     this.resting = new Map();
+    /** @type {Set<string>} members that have stalled once */
+    this.stalled = new Set();
     this.users = 0;
     this.isOver = false;
     this.wanted = LINKS_FIRST;
@@ -133,7 +135,10 @@ export class Room extends EventTarget {
     let rest = FORGET_MS;
     link.addEventListener("over", () => {
       this.linked.delete(member);
-      if (link.id && link.reason === "lost") rest = RECALL_MS;
+      // A daemon whose child was killed says no farewell; who stalls again and again has no excuse.
+      const isExcused = link.reason === "stalled" && !this.stalled.has(member);
+      if (link.id && (link.reason === "lost" || isExcused)) rest = RECALL_MS;
+      if (link.reason === "stalled") this.stalled.add(member);
       this.resting.set(member, performance.now() + rest);
       this.dispatchEvent(new Event("change"));
       this.fill();
