@@ -142,12 +142,12 @@ class Daemon:
         )
         if config.swarm.is_enabled:
             await exits.enter_async_context(swarm)
-        exits.callback(lambda: store.figures.count(SHARED, views.shared_now(parts)))
         origins = await exits.enter_async_context(Origins(origin_options(config), clock))
         identity = self._identity(peer_id, local, peer, swarm)
         set_state = identity.states.__setitem__
         lan = Lan(lan_options(config, identity, peer), clock, on_state=set_state)
         parts = await compose(config, identity, store, swarm, origins, lan, lane, clock)
+        exits.callback(lambda: store.figures.count(SHARED, views.shared_now(parts)))
         guarded = GuardOptions(tuple(config.web.allowed_hosts), tuple(config.web.allowed_origins))
         peer_port = peer.getsockname()[1]
         tracker = page_tracker(config, peer)

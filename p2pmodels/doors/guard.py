@@ -65,9 +65,9 @@ def check_host(request: web.Request, options: GuardOptions) -> None:
     local = request.transport.get_extra_info("sockname") if request.transport else None
     if match is None or local is None:
         raise HostRefused(values[0][:80])
-    name, port = match[1].lower(), int(match[2] or 80)
-    if values[0].lower() in options.allowed_hosts and match[2]:
-        return  # configured with its port, as behind a proxy
+    name, port = match[1].lower(), int(match[2] or (443 if request.secure else 80))
+    if values[0].lower() in options.allowed_hosts:
+        return  # configured exactly so, as behind a proxy
     is_named = name in LOOPBACK_NAMES or name in options.allowed_hosts
     if port != local[1] or not (is_named or _is_address(name, local[0])):
         raise HostRefused(values[0][:80])

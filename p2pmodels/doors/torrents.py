@@ -2,7 +2,8 @@
 
 1. Only what is shared as public is given, by a name that the request contains; there is no list.
 2. The torrent names the tracker at the address that it was asked at, which the guard has checked
-   to be ours, and where the files are here too, those as a web seed (BEP 19).
+   to be ours, for programs (HTTP) and for pages (WebSocket); and where the files are here too,
+   those as a web seed (BEP 19).
 3. The info dictionary is never touched: it is the same torrent, by the same infohash, everywhere.
 """
 
@@ -34,7 +35,7 @@ class TorrentsDoor:
     """The routes of torrents, and of the pad files that a web seed must give as well.
 
     `shared` gives the torrent if its data is here and may be shared now; `web_origin` is as at the
-    `AnnounceDoor`. `tracker` is the tracker's URL, "" when it is on the port that is asked;
+    `AnnounceDoor`. `tracker` is the tracker's WebSocket URL, "" when it is on the port that is asked;
     `has_files` says whether `/webseed/` and `/files/` are.
     """
 
@@ -76,12 +77,14 @@ class TorrentsDoor:
 
     def _text(self, torrent: Torrent, request: web.Request) -> bytes:
         scheme, host = ("wss", "https") if request.secure else ("ws", "http")
-        here = f"{scheme}://{request.host}{ANNOUNCE_PATH}"
+        pages = self.tracker or f"{scheme}://{request.host}{ANNOUNCE_PATH}"
+        # Pages use all of them; a program takes the first, few can speak to a page.
+        trackers = ("http" + pages.removeprefix("ws"), pages)
         folder = "webseed" if len(torrent.name.value) == 40 else "files"
         # webtorrent asks for ranges of empty files too, and gives the piece up when told no.
         is_seed = self.has_files and all(file.size for file in torrent.files)
         seed = f"{host}://{request.host}/{folder}/" if is_seed else ""
-        return handed_out(torrent, self.tracker or here, seed)
+        return handed_out(torrent, trackers, seed)
 
 
 async def pad(request: web.Request) -> web.Response:

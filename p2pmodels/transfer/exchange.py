@@ -35,7 +35,7 @@ from p2pmodels.transfer.fetch import Fetch
 from p2pmodels.transfer.flows import Flows
 from p2pmodels.transfer.giving import Gives
 from p2pmodels.transfer.room import Room
-from p2pmodels.transfer.room_parts import RoomParts
+from p2pmodels.transfer.room_parts import Progress, RoomParts
 from p2pmodels.transfer.uploads import HeldBytes, Uploads
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,7 @@ class Exchange:
             flows,
             clock,
             Uplink(),
+            Progress(clock.monotonic()),
             is_public=lambda fetch: shares.may_give(fetch.want.entry.digest),
             ban=self._ban,
         )

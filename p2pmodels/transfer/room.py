@@ -53,11 +53,11 @@ STEP_APART_S = 0.01  # seconds that every member adds to that: as many frames co
 STEP_YOUNG_S = 0.01  # the same while a fetch begins: a client waits for its first byte
 YOUNG_S = 0.5  # seconds for which that is so
 ORIGIN_PAUSE_S = 5.0  # seconds after a failure of the origin before we ask it again, others may
-HELD_STARVE_S = 60.0  # the same while a peer has what we lack: its slots may be taken for long
 HASH_AGAIN_S = 0.25  # seconds after which we look for unhashed pieces, even if nothing was told
 TALKING_S = 1.0  # seconds since its last frame for which a peer counts as talking
 ENDED = -1  # stands for the number of a piece: the pull is over
 STARVE_S = 10.0  # seconds without a piece, the origin failing, after which the fetch has failed
+HELD_STARVE_S = 60.0  # the same while a peer has what we lack: its slots may be taken for long
 
 
 class Room:
@@ -265,12 +265,12 @@ class Room:
         """End the fetch when nobody can bring it on."""
         if self._failure is not None:
             raise self._failure
-        error, now = self._origin_error, self._clock.monotonic()
-        if error is None:
+        if (error := self._origin_error) is None:
             return
-        is_held = self.board.members.give(self.board.ours)
-        patience = HELD_STARVE_S if is_held else STARVE_S
-        if self.board.can_others_help(now) and now - self._landed_at < patience:
+        now, fed_at, patience = self._clock.monotonic(), self._landed_at, STARVE_S
+        if self.board.members.give(self.board.ours, at_last=True):
+            fed_at, patience = max(fed_at, self._parts.progress.at), HELD_STARVE_S
+        if self.board.can_others_help(now) and now - fed_at < patience:
             return
         raise error.with_traceback(None)
 
@@ -367,7 +367,7 @@ class Room:
         kind = "webrtc" if peer is not None and peer.carrier is not None else "lan"
         self.fetch.source = self.fetch.source or kind
         await self.partial.mark(start, stop)
-        self._landed_at = self._clock.monotonic()
+        self._landed_at = self._parts.progress.at = self._clock.monotonic()
         self.fetch.sources[kind] += stop - start
         RECEIVED_BYTES.labels(kind).inc(stop - start)
 

@@ -22,6 +22,14 @@ class FillFromOrigin(Protocol):
     def __call__(self, fetch: Fetch, claims: Claims) -> Awaitable[None]: ...
 
 
+@dataclass(slots=True)
+class Progress:
+    """What comes from peers, whatever file it belongs to: slots of a holder are taken in turns."""
+
+    at: float
+    """When the last piece did; monotonic seconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class RoomParts:
     """What all rooms of a daemon share."""
@@ -32,5 +40,6 @@ class RoomParts:
     flows: Flows
     clock: Clock
     uplink: Uplink
+    progress: Progress
     is_public: Callable[[Fetch], bool]
     ban: Callable[[PeerId, str], None]

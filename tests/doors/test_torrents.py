@@ -53,7 +53,9 @@ async def test_the_torrent_names_the_tracker_where_it_was_asked_and_stays_the_sa
             assert answer.headers["Access-Control-Allow-Origin"] == "http://localhost:1"
         outer = decode(data)  # strict: keys in their order
         assert isinstance(outer, dict)
-        assert outer[b"announce"] == f"ws://{address}/announce".encode()
+        for_programs, for_pages = (f"{way}://{address}/announce".encode() for way in ("http", "ws"))
+        assert outer[b"announce"] == for_programs
+        assert outer[b"announce-list"] == [[for_programs], [for_pages]]
         assert b"url-list" not in outer
         assert read_torrent(data) == torrent
         assert torrent.infohash == read_torrent(data).infohash
@@ -66,7 +68,7 @@ async def test_where_the_files_are_they_are_a_web_seed(tmp_path: Path) -> None:
         async with session.get(f"http://{address}/torrents/{COMMIT}.torrent") as answer:
             outer = decode(await answer.read())
         assert isinstance(outer, dict)
-        assert outer[b"announce"] == tracker.encode()
+        assert outer[b"announce-list"] == [[b"http://127.0.0.1:7879/announce"], [tracker.encode()]]
         assert outer[b"url-list"] == f"http://{address}/webseed/".encode()
 
 

@@ -35,6 +35,7 @@ from p2pmodels.supervision import Tasks, supervise
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25  # seconds between looks for hellos that are due
+LOOK_S = 15.0  # seconds between looks at our own addresses when discovery does not look
 GREETINGS_LIMIT = 16  # hellos under way at once; keeps a flood of suggestions (F12) cheap
 RESOLVE_TIMEOUT_S = 2.0  # seconds for the name of a configured peer
 ASKED_LIMIT = 64  # peers asked by one `locate`: more answers than that do not fit into its time
@@ -154,6 +155,7 @@ class Lan:
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
+        self._set_rule(self._read())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -260,9 +262,14 @@ class Lan:
         self._book.misbehaved(peer.id)
 
     async def _tick(self) -> None:
+        looked_at = self._clock.monotonic()
         while True:
             await self._clock.sleep(TICK_S)
             self._due.set()
+            now = self._clock.monotonic()
+            if not self.options.is_mdns_enabled and now - looked_at >= LOOK_S:
+                looked_at = now
+                self._set_rule(self._read())  # discovery would, if it ran
 
     async def _greet(self, contact: Contact) -> None:
         """Say hello at all its addresses at once; the first credible answer counts."""

@@ -92,14 +92,17 @@ def read_torrent(data: bytes) -> Torrent:
     return torrent
 
 
-def handed_out(torrent: Torrent, tracker: str, web_seed: str = "") -> bytes:
-    """The torrent for clients that know no peers: with a tracker, and a web seed (BEP 19) if any.
+def handed_out(torrent: Torrent, trackers: Sequence[str], web_seed: str = "") -> bytes:
+    """The torrent for clients that know no peers: with trackers, and a web seed (BEP 19) if any.
 
+    Each tracker is a tier of its own (BEP 12): a client goes on to the next when it cannot use one.
     What stands beside the info dictionary is no part of the torrent's identity.
     """
-    before = encode(b"announce") + encode(tracker.encode())
+    urls = [tracker.encode() for tracker in trackers]
+    before = encode(b"announce") + encode(urls[0])
+    before += encode(b"announce-list") + encode([[url] for url in urls])
     after = encode(b"url-list") + encode(web_seed.encode()) if web_seed else b""
-    # Keys are sorted: "announce", then our own "info" and "piece layers", then "url-list".
+    # Keys are sorted: "announce…", then our own "info" and "piece layers", then "url-list".
     return b"d" + before + torrent.data[1:-1] + after + b"e"
 
 
