@@ -21,6 +21,7 @@ from p2pmodels.store.store import Store
 from p2pmodels.transfer.exchange import Exchange
 from p2pmodels.transfer.fetcher import Fetcher
 from p2pmodels.transfer.flows import SELF, Flows
+from p2pmodels.transfer.giving import STALLED_S
 from p2pmodels.transfer.lobby import Lobby
 from p2pmodels.transfer.meeting import Meeting
 from p2pmodels.transfer.nearby import Nearby
@@ -58,7 +59,8 @@ async def compose(
 
     nearby = Nearby(lan, swarm, store.snapshots, sharing, flows, lane)
     limit = RateLimit(clock, lan_upload_limit(config))
-    uploads, channel_uploads = Uploads(clock, limit, on_sent), Uploads(clock, limit, on_sent)
+    uploads = Uploads(clock, limit, on_sent)
+    channel_uploads = Uploads(clock, limit, on_sent, STALLED_S)
     exchange = Exchange(
         link_options(config, lan.options),
         sharing,

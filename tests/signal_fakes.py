@@ -30,6 +30,7 @@ from p2pmodels.core.signalling import (
 )
 from p2pmodels.core.torrent import PeerAddress
 from p2pmodels.doors.guard import GuardOptions, allowed_origin
+from p2pmodels.doors.meeting import MeetingDoors
 from p2pmodels.doors.rtc import Answers, RtcDoor
 from p2pmodels.doors.signal import SignalDoor
 from p2pmodels.errors import P2PModelsError, ProtocolError
@@ -215,10 +216,8 @@ async def rendezvous_door(
     """The real doors of signalling on a free port."""
     lobby = Lobby(own or fresh_id(), find, clock or RealClock())
     app = web.Application()
-    app.router.add_get(SIGNAL_PATH, SignalDoor(lobby, web_origin, is_home).signal)
     rtc = RtcDoor(meeting or NoMeeting(), web_origin, is_home)
-    app.router.add_post(RTC_PATH, rtc.offer)
-    app.router.add_route("OPTIONS", RTC_PATH, rtc.preflight)
+    MeetingDoors(SignalDoor(lobby, web_origin, is_home), rtc).add_routes(app)
     async with listening(app, port=port, tls=tls) as address:
         yield Served(address, lobby)
 

@@ -35,8 +35,8 @@ class TorrentsDoor:
     """The routes of torrents, and of the pad files that a web seed must give as well.
 
     `shared` gives the torrent if its data is here and may be shared now; `web_origin` is as at the
-    `AnnounceDoor`. `tracker` is the tracker's WebSocket URL, "" when it is on the port that is asked;
-    `has_files` says whether `/webseed/` and `/files/` are.
+    `AnnounceDoor`. `tracker` is the tracker's WebSocket URL, "" when it is on the port that is
+    asked; `has_files` says whether `/webseed/` and `/files/` are.
     """
 
     shared: Callable[[TorrentName], Torrent | None]

@@ -3,6 +3,7 @@
 1. The same rules as at the peer port: what is not here, not shared or has not landed looks like
    what does not exist; a slot is held meanwhile; the upload limit holds.
 2. Slots are apart from those of the peer port: a page is slow, and three would starve the room.
+   Three that fall asleep must not starve the other pages either: see STALLED_S.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from p2pmodels.supervision import Tasks
 from p2pmodels.transfer.uploads import HeldBytes, Uploads, UploadsFull
 
 log = logging.getLogger(__name__)
+
+STALLED_S = 1.0  # seconds in which a peer takes nothing; then its gives hold no slots
 
 Hold = Callable[[Digest, int, int], HeldBytes | None]
 

@@ -4,11 +4,14 @@
 2. At most SAME_LIMIT of them send overlapping bytes of one blob: the third asker is told to come
    back in a moment, when the first two can give the bytes as well. So copies fan out as a tree.
    Cheap ranges, small blobs and bytes whose takers are all nearly done are free of this rule.
-3. Everything is decided at once, without waiting; only `Upload.pace` waits, for the rate limit.
+3. Whose peer has taken nothing for `stalled_s` stands in nobody's way; only its peer's own slots
+   are still counted.
+4. Everything is decided at once, without waiting; only `Upload.pace` waits, for the rate limit.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,7 +63,7 @@ class Upload:
     ) -> None:
         self._uploads = uploads
         self.peer, self.digest, self.start, self.stop = peer, digest, start, stop
-        self.began = began
+        self.began = self.moved_at = began
         self.sent = 0
 
     @property
@@ -88,7 +91,7 @@ class Upload:
     def count(self, amount: int) -> None:
         """So many bytes have been sent."""
         self.sent += amount
-        self._uploads.count(self.peer, amount)
+        self.moved_at = self._uploads.count(self.peer, amount)
 
 
 class RateLimit:
@@ -122,9 +125,11 @@ class Uploads:
         clock: Clock,
         limit: RateLimit | None = None,
         on_sent: Callable[[PeerId, int], None] = lambda _peer, _amount: None,
+        stalled_s: float = math.inf,
     ) -> None:
         self._clock, self._on_sent = clock, on_sent
         self._limit = limit or RateLimit(clock)
+        self._stalled_s = stalled_s
         self._running: list[Upload] = []
         self._rate = RATE_GUESS
         self._by_peer: OrderedDict[PeerId, int] = OrderedDict()
@@ -154,8 +159,9 @@ class Uploads:
         own = [upload for upload in self._running if upload.peer == peer]
         if len(own) >= PEER_UPLOADS_LIMIT:
             raise UploadsFull("slots of one peer", retry_after_s=self._until_one_ends(own))
-        if len(self._running) >= UPLOADS_LIMIT:
-            wait_s = self._until_one_ends(self._running)
+        moving = self._moving()
+        if len(moving) >= UPLOADS_LIMIT:
+            wait_s = self._until_one_ends(moving)
             raise UploadsFull("upload slots", retry_after_s=wait_s)
         upload = Upload(self, peer, digest, start, stop, self._clock.monotonic())
         self._running.append(upload)
@@ -168,10 +174,15 @@ class Uploads:
     def _refuse_the_same(self, digest: Digest, start: int, stop: int, size: int) -> None:
         if min(size, stop - start) <= CHEAP_BYTES:
             return
-        same = [upload for upload in self._running if upload.overlaps(digest, start, stop)]
+        same = [upload for upload in self._moving() if upload.overlaps(digest, start, stop)]
         if len(same) >= SAME_LIMIT and not all(upload.is_nearly_done for upload in same):
             wait_s = min(self._until_one_ends(same), SAME_RETRY_S_MAX)
             raise UploadsFull("others get these bytes first", retry_after_s=wait_s)
+
+    def _moving(self) -> list[Upload]:
+        """The uploads whose peers take something."""
+        since = self._clock.monotonic() - self._stalled_s
+        return [upload for upload in self._running if upload.moved_at >= since]
 
     def _until_one_ends(self, uploads: list[Upload]) -> float:
         """Seconds until a slot is likely to be free."""
@@ -183,13 +194,14 @@ class Uploads:
         if upload.sent >= MEASURED_BYTES and seconds > 0:
             self._rate += (upload.sent / seconds - self._rate) * RATE_WEIGHT
 
-    def count(self, peer: PeerId, amount: int) -> None:
-        """So many bytes have gone to this peer."""
+    def count(self, peer: PeerId, amount: int) -> float:
+        """So many bytes have gone to this peer; the time of it."""
         self._on_sent(peer, amount)
         self.total += amount
         self._by_peer[peer] = self._by_peer.pop(peer, 0) + amount
         if len(self._by_peer) > PEERS_LIMIT:
             self._by_peer.popitem(last=False)
+        return self._clock.monotonic()
 
     @property
     def step_limit(self) -> int:

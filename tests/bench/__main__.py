@@ -1,6 +1,6 @@
 """`make bench`: figures as ratios against a peer measured in the same run.
 
-    python -m tests.bench [warm] [small] [cold] [swarm] [exchange] [pair]
+    python -m tests.bench [warm] [small] [cold] [swarm] [exchange] [pair] [webrtc] [webrtc_pair]
 
 Rounds alternate between us and the peer, so that a noisy neighbour hits both; medians are printed.
 Nothing here is asserted: machines are shared, ratios are read by people.
@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from tests.bench import cold, exchange, pair, small, swarm, warm
+from tests.bench import cold, exchange, pair, small, swarm, warm, webrtc, webrtc_pair
 
 BENCHES: dict[str, Callable[[Path], Awaitable[None]]] = {
     "warm": warm.run,
@@ -22,7 +22,9 @@ BENCHES: dict[str, Callable[[Path], Awaitable[None]]] = {
     "cold": cold.run,
     "swarm": swarm.run,
     "exchange": exchange.run,
+    "webrtc": webrtc.run,
     "pair": pair.run,
+    "webrtc_pair": webrtc_pair.run,
 }
 
 

@@ -13,13 +13,13 @@ REQUESTS = 3000
 ROUNDS = 3
 
 
-async def latencies(url: str) -> list[float]:
-    """Milliseconds from request to last byte, one after the other."""
+async def latencies(url: str, requests: int = REQUESTS) -> list[float]:
+    """Milliseconds from request to last byte, one after the other, sorted."""
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     request = f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode()
     found = []
-    for _ in range(REQUESTS):
+    for _ in range(requests):
         began = time.perf_counter()
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")

@@ -42,7 +42,7 @@ def certificate(folder: Path) -> ssl.SSLContext:
     return context
 
 
-async def grant(browser: Browser, page: Page) -> None:
+async def grant(browser: Browser, page: Page, name: str = "loopback-network") -> None:
     """Let the page reach this machine; Playwright itself does not know that permission yet."""
     own = await page.context.new_cdp_session(page)
     target = (await own.send("Target.getTargetInfo"))["targetInfo"]
@@ -50,7 +50,7 @@ async def grant(browser: Browser, page: Page) -> None:
     await session.send(
         "Browser.setPermission",
         {
-            "permission": {"name": "loopback-network"},
+            "permission": {"name": name},
             "setting": "granted",
             "origin": target["url"],
             "browserContextId": target["browserContextId"],

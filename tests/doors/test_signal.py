@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import aiohttp
 import pytest
@@ -192,6 +193,19 @@ async def test_member_that_does_not_join_loses_the_socket(monkeypatch: pytest.Mo
     async with rendezvous_door() as served, Callers(served) as callers:
         caller = await callers.open()
         assert await caller.hear_all() == [Expelled("join_first")]
+
+
+@pytest.mark.asyncio
+async def test_members_are_let_go_when_the_daemon_ends() -> None:
+    async with AsyncExitStack() as door:
+        served = await door.enter_async_context(rendezvous_door())
+        async with Callers(served) as callers:
+            caller, _ = await callers.join(id=A)
+            async with asyncio.TaskGroup() as group:
+                hearing = group.create_task(caller.hear_all())
+                await door.aclose()
+            assert hearing.result() == []
+            assert caller.socket.close_code == aiohttp.WSCloseCode.OK
 
 
 @pytest.mark.asyncio

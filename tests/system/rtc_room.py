@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import json
 import shutil
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -38,9 +39,9 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 
-FETCH = """async ([url, options]) => {
-  const { fetchModelFile, report } = await import("/p2pmodels.js");
-  const { Sha256, hex } = await import("/p2pmodels/hashes.js");
+FETCH = """async ([base, url, options]) => {
+  const { fetchModelFile, report } = await import(`${base}/p2pmodels.js`);
+  const { Sha256, hex } = await import(`${base}/p2pmodels/hashes.js`);
   const began = performance.now();
   const response = await fetchModelFile(url, options);
   const hasher = new Sha256();
@@ -61,6 +62,13 @@ def own_address() -> str:
         if interface.version == 4 and not interface.ip.is_loopback:
             return str(interface.ip)
     pytest.skip("this machine has no address on a network")
+
+
+def free_port(address: str) -> int:
+    """A TCP port that nobody has at this address."""
+    with socket.create_server((address, 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
 
 
 def digest_of(path: Path) -> str:
@@ -172,10 +180,10 @@ async def page_of(browser: Browser, daemon: Daemon) -> Page:
     return page
 
 
-async def fetched(page: Page, hub: str, **options: Any) -> dict[str, Any]:
-    """What a page gets when it fetches the file."""
+async def fetched(page: Page, hub: str, *, module: str = "", **options: Any) -> dict[str, Any]:
+    """What a page gets when it fetches the file; `module` is the web origin of `p2pmodels.js`."""
     url = f"{hub}/{REPO}/resolve/main/{FILE}"
-    found: dict[str, Any] = await page.evaluate(FETCH, [url, {"hubs": [hub], **options}])
+    found: dict[str, Any] = await page.evaluate(FETCH, [module, url, {"hubs": [hub], **options}])
     return found
 
 

@@ -1,13 +1,12 @@
-"""Other BitTorrent programs download a snapshot from our seed, and get every byte right.
+"""Other BitTorrent programs download a snapshot from us, and get every byte right.
 
-They learn the seed's address from a tracker that this test runs; its URL is put into a copy of the
-torrent. Everything stays on loopback.
+They are given nothing but a torrent: a daemon's, which names its own tracker, or a copy that names
+a tracker that this test runs. Everything stays on loopback.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 import re
 import shutil
@@ -16,13 +15,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from p2pmodels.core.torrent import PeerAddress, Torrent
 from p2pmodels.demo.minilm import MINILM_REPO, minilm_files
 from p2pmodels.demo.processes import DaemonProcess
 from p2pmodels.sources.swarm.bencode import Bencoded, decode, encode
-from p2pmodels.sources.swarm.torrents import read_torrent
 from p2pmodels.supervision import Tasks
 from p2pmodels.workers import Lane
 from tests.sources.swarm.places import COMMIT, MIB, Bench, random_bytes, shelve, torrent_of
@@ -178,17 +177,28 @@ async def test_a_foreign_client_downloads_the_model_from_a_daemon(
     await skip_if_too_old(program, pattern, since)
     done = await daemon.order("fetch", repo=MINILM_REPO, revision="main")
     assert done[-1]["event"] == "done"
-    (said,) = await daemon.order("torrent", repo=MINILM_REPO, revision="main")
-    torrent = read_torrent(base64.b64decode(str(said["torrent"])))
-    port = (await daemon.ask("status"))["bt_port"]
-    assert isinstance(port, int)
-    async with tracker(PeerAddress("127.0.0.1", port)) as url:
-        copy = with_tracker(torrent, url, tmp_path)
-        command = client(copy, target, tmp_path / "home")
-        files = {name: path.read_bytes() for name, path in minilm_files().items()}
-        async with running(*command, home=tmp_path / "home"), asyncio.timeout(PATIENCE_S):
-            while not await lane.run(is_right, target / torrent.name.value, files):
-                await asyncio.sleep(0.2)  # between looks at what another program wrote
+    commit, data = await handed_out(daemon)
+    torrent = tmp_path / "model.torrent"
+    torrent.write_bytes(data)
+    command = client(torrent, target, tmp_path / "home")
+    files = {name: path.read_bytes() for name, path in minilm_files().items()}
+    async with running(*command, home=tmp_path / "home"), asyncio.timeout(PATIENCE_S):
+        while not await lane.run(is_right, target / commit, files):
+            await asyncio.sleep(0.2)  # between looks at what another program wrote
+
+
+async def handed_out(daemon: DaemonProcess) -> tuple[str, bytes]:
+    """The commit of the one model there, and its torrent as anybody gets it at the peer port."""
+    peer_url = (await daemon.ask("status"))["peer_url"]
+    models = (await daemon.ask("models"))["models"]
+    assert isinstance(models, list)
+    commit = str(models[0]["commit"])
+    async with aiohttp.ClientSession() as session, asyncio.timeout(PATIENCE_S):
+        while True:
+            async with session.get(f"{peer_url}/torrents/{commit}.torrent") as answer:
+                if answer.status == 200:
+                    return commit, await answer.read()
+            await asyncio.sleep(0.1)  # until it has been made
 
 
 @pytest.mark.asyncio

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -19,11 +20,11 @@ from p2pmodels.demo.processes import DaemonProcess, HubProcess
 END_BOUND_S = 5  # reliability H11
 
 
-def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
+def serve(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run `serve` where it must refuse to start."""
     return subprocess.run(
         [sys.executable, "-m", "p2pmodels", "serve", *arguments],
-        capture_output=True, text=True, timeout=30,
+        capture_output=True, text=True, timeout=30, env={**os.environ, **env},
     )  # fmt: skip
 
 
@@ -46,6 +47,20 @@ def test_a_port_in_use_is_named_with_advice(tmp_path: Path) -> None:
     assert done.returncode in (1, 2)
     assert str(port) in done.stderr
     assert "→" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_setting_that_cannot_be_used_is_named_though_half_of_it_runs_by_then(
+    tmp_path: Path,
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("not one word\n")
+    secret.chmod(0o600)
+    done = serve("--data-dir", str(tmp_path / "d"), "--listen", "127.0.0.1:0",
+                 "--lan-listen", "127.0.0.1:0", "--bt-port", "0", "--no-mdns",
+                 P2PMODELS_LAN__GROUP_SECRET_FILE=str(secret))  # fmt: skip
+    assert done.returncode == 2
+    assert f"lan.group_secret_file {secret}" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -6,11 +6,16 @@ import asyncio
 import os
 import random
 import signal
-from contextlib import AsyncExitStack
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
+from tests.browser.test_page_permission import certificate, grant
 from tests.system.rtc_room import (
     Daemon,
     chromium,
@@ -18,6 +23,7 @@ from tests.system.rtc_room import (
     digest_of,
     fetched,
     file_bytes,
+    free_port,
     givers,
     hub_with,
     own_address,
@@ -86,3 +92,68 @@ async def test_a_page_gets_all_of_it_though_the_child_is_killed_midway(
         assert file_bytes(hub) == before
         (successor,) = daemon.children
         assert successor != child
+
+
+@asynccontextmanager
+async def https_site(address: str, context: ssl.SSLContext) -> AsyncIterator[str]:
+    """A site of somebody else with an empty page; its URL."""
+
+    async def page(_request: web.Request) -> web.Response:
+        return web.Response(text="<!doctype html><title>a site</title>", content_type="text/html")
+
+    app = web.Application()
+    app.router.add_get("/", page)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        sock = socket.create_server((address, 0))
+        await web.SockSite(runner, sock, ssl_context=context).start()
+        yield f"https://public.test:{sock.getsockname()[1]}"
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.asyncio
+async def test_an_https_page_uses_the_daemon_of_its_machine_else_a_wss_rendezvous(
+    tmp_path: Path, model: Path
+) -> None:
+    address = own_address()
+    secure = f"{address}:{free_port(address)}"
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        hub = await enter(hub_with(model))
+        site = await enter(https_site(address, certificate(tmp_path)))
+        pem = str(tmp_path / "both.pem")
+        allowed = {"P2PMODELS_WEB__ALLOWED_ORIGINS": site}
+        tls = {
+            "P2PMODELS_RTC__TLS_LISTEN": secure,
+            "P2PMODELS_RTC__TLS_CERTIFICATE_FILE": pem,
+            "P2PMODELS_RTC__TLS_KEY_FILE": pem,
+        }
+        met_at = await enter(daemon_at(tmp_path / "a", hub.url, address, allowed | tls))
+        meets = {"P2PMODELS_RTC__RENDEZVOUS": met_at.rendezvous}
+        holder = await enter(daemon_at(tmp_path / "b", hub.url, address, meets))
+        local = await enter(daemon_at(tmp_path / "c", hub.url, "127.0.0.1", allowed))
+        port = site.rpartition(":")[2]
+        browser = await enter(
+            chromium(
+                "--ignore-certificate-errors",
+                f"--host-resolver-rules=MAP public.test {address}",
+                f"--ip-address-space-overrides={address}:{port}=public,{secure}=local",
+            )
+        )
+        await holder.hold()
+        await local.hold()
+        before = file_bytes(hub)
+        page = await (await browser.new_context(ignore_https_errors=True)).new_page()
+        page.on("console", lambda m: print(m.text))
+        await page.goto(site + "/")
+        known = {"sha256": digest_of(model), "size": SIZE, "module": f"https://{secure}"}
+        await grant(browser, page, "local-network")
+        far = await fetched(page, hub.url, **known, daemon=None)
+        await grant(browser, page)
+        near = await fetched(page, hub.url, **known, daemon=local.url)
+        assert far["sha256"] == near["sha256"] == known["sha256"]
+        assert givers(far) == {(await holder.ask("status"))["id"]: SIZE}
+        assert givers(near) == {"daemon": SIZE}
+        assert file_bytes(hub) == before

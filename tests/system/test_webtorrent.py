@@ -1,63 +1,58 @@
-"""Unmodified webtorrent in a real Chromium downloads a snapshot from our libtorrent.
+"""Unmodified webtorrent in a real Chromium downloads a model from whole daemons.
 
-They meet at our tracker. Nothing asks a STUN server: the page is told of none, and libtorrent has
-none. The bundle comes from npm once and is kept in pytest's cache.
+Nothing asks a STUN server: the pages are told of none, and a daemon has none. The bundle comes from
+npm once and is kept in pytest's cache.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import io
 import json
-import random
 import shutil
+import ssl
 import subprocess
 import tarfile
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
-import pytest_asyncio
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
-from p2pmodels.clock import RealClock
-from p2pmodels.core.names import FilePath
-from p2pmodels.core.torrent import Torrent, TorrentName
-from p2pmodels.core.tracker import Tracker
-from p2pmodels.doors.announce import ANNOUNCE_PATH, AnnounceDoor, AnnounceOptions
-from p2pmodels.doors.guard import GuardOptions, allowed_origin
-from p2pmodels.doors.torrents import TorrentsDoor
-from p2pmodels.sources.swarm.settings import SwarmOptions
-from p2pmodels.sources.swarm.swarm import Swarm
-from p2pmodels.supervision import Tasks
-from p2pmodels.workers import Lane
-from tests.peer_fakes import listening
-from tests.sources.swarm.places import COMMIT, MIB, Shelf, random_bytes, shelve, torrent_of
-from tests.system.test_browser import chromium
+from p2pmodels.core.names import Commit
+from p2pmodels.demo.hub import Hub
+from p2pmodels.sources.swarm.torrents import handed_out
+from tests.browser.test_page_permission import certificate
+from tests.sources.swarm.places import MIB, random_bytes, shelve, torrent_of
+from tests.system.rtc_room import BOUND_S, REPO, Daemon, chromium, daemon_at, free_port, own_address
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
+
+Found = dict[str, Any]
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 WEBTORRENT = "webtorrent@3.0.21"
 BUNDLE = "package/dist/webtorrent.min.js"
 NPM_LIMIT_S = 60.0  # seconds to get 1.6 MB
-DOWNLOAD_LIMIT_S = 60.0  # seconds; it takes one, on a machine that does nothing else
-PACED = MIB // 2  # bytes a second; so that two pages have something to give each other
-OURS = "-PM"  # how the peer id of a daemon begins
+PACED = 6 * MIB  # bytes a second for all transports; BitTorrent has half of it
+OURS, PAGES = "-PM", "-WW"  # how the peer ids of daemons and of pages begin
+PRIVATE = "lab/private"
+NOT_TRACKED = "This torrent is not tracked here."
+TOKEN = "hf_" + "c" * 34  # made up
 FILES = {
     "config.json": random_bytes(1000, 1),
-    "empty.txt": b"",
-    "sub/model.safetensors": random_bytes(8 * MIB + 12_345, 2),
+    "sub/model.safetensors": random_bytes(6 * MIB + 12_345, 2),
     "tokenizer.json": random_bytes(300_000, 3),
 }
-READABLE = {"Access-Control-Allow-Origin": "*", "Access-Control-Allow-Headers": "*"}
+EMPTY = {"empty.txt": b""}
 SIZE = sum(map(len, FILES.values()))
 
 PAGE = """<!doctype html><title>webtorrent</title><script type="module">
@@ -66,8 +61,9 @@ window.WebTorrent = WebTorrent;
 </script>"""
 
 # As its users write it; `wires` at the end say who gave how much.
-DOWNLOAD = """async ([url, options]) => {
-  const client = new WebTorrent({tracker: {rtcConfig: {iceServers: []}}});
+DOWNLOAD = """async ([url, options, trackers]) => {
+  const tracker = trackers && {rtcConfig: {iceServers: []}};
+  const client = new WebTorrent({tracker});
   const began = performance.now();
   const file = new Uint8Array(await (await fetch(url)).arrayBuffer());
   const torrent = await new Promise((resolve, reject) => {
@@ -84,10 +80,25 @@ DOWNLOAD = """async ([url, options]) => {
   const given = {};
   for (const wire of torrent.wires) {
     const id = String.fromCharCode(...wire.peerId.match(/../g).map(h => parseInt(h, 16)));
-    const who = wire.type === "webSeed" ? "web seed" : id;
+    const who = wire.type === "webSeed" ? "web seed" : id.slice(0, 3);
     given[who] = (given[who] || 0) + wire.downloaded;
   }
   return {seconds, digests, given, infohash: torrent.infoHash};
+}"""
+
+# What a page hears that asks for a torrent, and what one hears that was given it elsewhere.
+ASK = """async ([url, made]) => {
+  const status = await fetch(url).then(answer => answer.status, () => "unreadable");
+  const client = new WebTorrent({tracker: {rtcConfig: {iceServers: []}}});
+  const file = Uint8Array.from(atob(made), letter => letter.charCodeAt(0));
+  const heard = await new Promise((resolve) => {
+    client.add(file, torrent => {
+      torrent.on("wire", () => resolve("a peer"));
+      torrent.on("warning", ({message}) => message.startsWith("Unsupported") || resolve(message));
+    });
+  });
+  await new Promise(resolve => client.destroy(resolve));
+  return [status, heard];
 }"""
 
 
@@ -112,31 +123,9 @@ def bundle(pytestconfig: pytest.Config) -> bytes:
         return found.read()
 
 
-@dataclass
-class Seed:
-    """A seeding swarm with its tracker; and pages of another web origin."""
-
-    swarm: Swarm
-    torrent: Torrent
-    url: str
-    page_url: str
-
-    @property
-    def torrent_url(self) -> str:
-        return f"{self.url}/torrents/{COMMIT}.torrent"
-
-    async def download(self, page: Page, **options: object) -> dict[str, Any]:
-        """Let a page download the torrent with webtorrent's options; what it saw."""
-        await page.goto(self.page_url)
-        await page.wait_for_function("() => window.WebTorrent")
-        async with asyncio.timeout(DOWNLOAD_LIMIT_S):
-            found: dict[str, Any] = await page.evaluate(DOWNLOAD, [self.torrent_url, options])
-        return found
-
-
 @asynccontextmanager
-async def page_server(bundle: bytes) -> AsyncIterator[str]:
-    """A page with webtorrent, on a web origin of its own; its URL."""
+async def site(bundle: bytes, host: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    """Somebody's site with webtorrent in its page; its web origin."""
 
     async def page(_request: web.Request) -> web.Response:
         return web.Response(text=PAGE, content_type="text/html")
@@ -147,157 +136,196 @@ async def page_server(bundle: bytes) -> AsyncIterator[str]:
     app = web.Application()
     app.router.add_get("/", page)
     app.router.add_get("/webtorrent.min.js", script)
-    async with listening(app) as address:
-        yield f"http://{address}/"
+    runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, 0, ssl_context=tls).start()
+        yield f"{'https' if tls else 'http'}://{host}:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
 
 
-def web_origin(request: web.Request) -> str | None:
-    return allowed_origin(request, GuardOptions())
+@dataclass
+class Room:
+    """A hub, daemons that listen with TLS too, sites and a browser."""
 
+    folder: Path
+    bundle: bytes
+    stack: AsyncExitStack
+    hub: Hub
+    address: str = field(default_factory=own_address)
+    secured: dict[Daemon, str] = field(default_factory=dict)
+    """Where daemons listen with TLS."""
 
-@web.middleware
-async def readable(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """What the guard of the local endpoint does for pages that it lets in."""
-    if request.method == "OPTIONS":
-        return web.Response(status=204, headers=READABLE)
-    answer = await handler(request)
-    for name, value in READABLE.items():
-        answer.headers.setdefault(name, value)
-    return answer
+    def __post_init__(self) -> None:
+        self._tls = certificate(self.folder)
 
+    async def daemon(self, name: str = "a", **env: object) -> Daemon:
+        """A daemon that has the public repo; its environment, without the prefix."""
+        pem = self.folder / "both.pem"
+        secure = f"{self.address}:{free_port(self.address)}"
+        env |= {
+            "RTC__TLS_LISTEN": secure,
+            "RTC__TLS_CERTIFICATE_FILE": pem,
+            "RTC__TLS_KEY_FILE": pem,
+        }
+        named = {f"P2PMODELS_{key}": str(value) for key, value in env.items()}
+        made = daemon_at(self.folder / name, self.hub.url, self.address, named)
+        daemon = await self.stack.enter_async_context(made)
+        await daemon.hold()
+        self.secured[daemon] = secure
+        return daemon
 
-def add_files(app: web.Application, shelf: Shelf) -> None:
-    """Give the files of a shelf as web seed, as the local endpoint does."""
+    async def site(self, *, is_secure: bool) -> str:
+        """A site on this machine's address, or on loopback; its web origin."""
+        host, tls = (self.address, self._tls) if is_secure else ("127.0.0.1", None)
+        return await self.stack.enter_async_context(site(self.bundle, host, tls))
 
-    async def file(request: web.Request) -> web.FileResponse:
-        path = shelf[FilePath(request.match_info["path"])]
-        return web.FileResponse(path, headers=READABLE)
+    async def pages(self, *origins: str) -> list[Page]:
+        """Pages of these sites, each in a profile of its own."""
+        browser = await self.stack.enter_async_context(chromium("--ignore-certificate-errors"))
+        pages = []
+        for origin in origins:
+            page = await (await browser.new_context(ignore_https_errors=True)).new_page()
+            await page.goto(origin + "/")
+            await page.wait_for_function("() => window.WebTorrent")
+            pages.append(page)
+        return pages
 
-    app.router.add_get("/webseed/{commit}/{path:.+}", file)
+    async def asked(self, page: Page, daemon: Daemon, commit: str) -> list[Any]:
+        """What a page hears that asks for a torrent, and announces it having it from elsewhere."""
+        made = torrent_of(shelve(self.folder / "elsewhere", FILES), Commit(commit))
+        data = handed_out(made, [f"wss://{self.secured[daemon]}/announce"])
+        url = f"https://{self.secured[daemon]}/torrents/{commit}.torrent"
+        async with asyncio.timeout(BOUND_S):
+            found: list[Any] = await page.evaluate(ASK, [url, base64.b64encode(data).decode()])
+        return found
 
 
 @asynccontextmanager
-async def seeding(
-    folder: Path,
-    bundle: bytes,
-    *,
-    files: Mapping[str, bytes] = FILES,
-    rate: int = 0,
-    is_met: bool = True,
-    has_files: bool = False,
-) -> AsyncIterator[Seed]:
-    """A swarm that seeds files, with the doors for pages; `rate` in bytes a second."""
-    shelf = shelve(folder, files)
-    torrent = torrent_of(shelf)
-
-    def shared(name: TorrentName) -> Torrent | None:
-        return torrent if name == COMMIT else None
-
-    async with Lane("test", 4) as lane, Tasks() as tasks:
-        app = web.Application(middlewares=[readable] if has_files else [])
-        seeds: list[Swarm] = []
-        swarms = Tracker(
-            lambda infohash: is_met and seeds[0].is_seeding(infohash),
-            random.Random(7),
-            call=lambda infohash: seeds[0].meet_pages(infohash),
-        )
-        door = AnnounceDoor(swarms, AnnounceOptions(web_origin), RealClock())
-        door.add_routes(app)
-        TorrentsDoor(shared, web_origin, has_files=has_files).add_routes(app)
-        if has_files:
-            add_files(app, shelf)
-        async with listening(app) as address, page_server(bundle) as page_url:
-            options = SwarmOptions(
-                listen_host="127.0.0.1",
-                port=0,
-                page_tracker=f"ws://{address}{ANNOUNCE_PATH}",
-                upload_limit_bytes_per_s=rate,
-            )
-            async with Swarm(options, lane, RealClock()) as swarm:
-                seeds.append(swarm)
-                tasks.start(swarm.run(), "swarm")
-                await swarm.seed(torrent, shelf)
-                yield Seed(swarm, torrent, f"http://{address}", page_url)
+async def room_of(folder: Path, bundle: bytes, files: Mapping[str, bytes]) -> AsyncIterator[Room]:
+    """A room whose hub has these files."""
+    async with AsyncExitStack() as stack:
+        hub = await stack.enter_async_context(Hub())
+        hub.add_repo(REPO, files)
+        yield Room(folder, bundle, stack, hub)
 
 
-@pytest_asyncio.fixture
-async def page() -> AsyncIterator[Page]:
-    async with chromium() as opened:
-        yield opened
+async def public_row(daemon: Daemon) -> dict[str, Any]:
+    """The public repo as the daemon tells of it."""
+    return next(row for row in await daemon.rows("models") if row["repo"] == REPO)
 
 
-async def another(page: Page) -> Page:
-    """A page of another profile in the same browser."""
-    browser = page.context.browser
-    assert browser is not None
-    return await (await browser.new_context()).new_page()
+async def download(page: Page, url: str, *, trackers: bool = True, **options: Any) -> Found:
+    """Let a page download a torrent with webtorrent's options; what it saw."""
+    async with asyncio.timeout(BOUND_S):
+        found: Found = await page.evaluate(DOWNLOAD, [url, options, trackers])
+    return found
 
 
-def check(found: dict[str, Any], torrent: Torrent, files: Mapping[str, bytes] = FILES) -> None:
-    """Every file is right, and the torrent is the very same."""
-    expected = {f"{COMMIT}/{name}": hashlib.sha256(data) for name, data in files.items()}
+def check(found: Found, row: Mapping[str, Any], files: Mapping[str, bytes] = FILES) -> None:
+    """Every file is right, and the torrent is the daemon's own."""
+    expected = {f"{row['commit']}/{name}": hashlib.sha256(data) for name, data in files.items()}
     digests = {path: text for path, text in found["digests"].items() if "/.pad/" not in path}
     assert digests == {path: digest.hexdigest() for path, digest in expected.items()}
-    assert found["infohash"] == torrent.infohash
+    assert found["infohash"] == row["infohash"]
 
 
-def from_daemon(found: dict[str, Any]) -> int:
-    return sum(size for who, size in found["given"].items() if who.startswith(OURS))
-
-
-def from_pages(found: dict[str, Any]) -> int:
-    return sum(size for who, size in found["given"].items() if who.startswith("-WW"))
-
-
-def show(record: Any, *found: dict[str, Any]) -> None:
+def show(record: Any, *found: Found) -> None:
     """Keep the figures with the test's result."""
     for at, one in enumerate(found):
-        figures = {
-            "MB/s": round(SIZE / 1e6 / one["seconds"], 1),
-            "from daemon": from_daemon(one),
-            "from pages": from_pages(one),
-        }
+        figures = {"MB/s": round(SIZE / 1e6 / one["seconds"], 1), "bytes from": one["given"]}
         record(f"page {at}", json.dumps(figures))
         print(f"page {at}: {figures}")
 
 
 @pytest.mark.asyncio
-async def test_a_page_downloads_a_snapshot_from_the_daemon(
-    tmp_path: Path, bundle: bytes, page: Page, record_property: Any
+async def test_an_https_page_of_a_listed_web_origin_gets_a_model_from_a_daemon(
+    tmp_path: Path, bundle: bytes, record_property: Any
 ) -> None:
-    async with seeding(tmp_path, bundle) as seed:
-        found = await seed.download(page)
+    files = FILES | EMPTY
+    async with room_of(tmp_path, bundle, files) as room:
+        origin = await room.site(is_secure=True)
+        daemon = await room.daemon(WEB__ALLOWED_ORIGINS=origin)
+        row = await public_row(daemon)
+        (page,) = await room.pages(origin)
+        found = await download(
+            page, f"https://{room.secured[daemon]}/torrents/{row['commit']}.torrent"
+        )
         show(record_property, found)
-        check(found, seed.torrent)
-        assert from_daemon(found) >= SIZE and from_pages(found) == 0
-        transfer = seed.swarm.transfers()[0]
-        assert transfer.is_seed
+        check(found, row, files)
+        assert set(found["given"]) == {OURS} and found["given"][OURS] >= SIZE
 
 
 @pytest.mark.asyncio
 async def test_two_pages_help_each_other(
-    tmp_path: Path, bundle: bytes, page: Page, record_property: Any
+    tmp_path: Path, bundle: bytes, record_property: Any
 ) -> None:
-    async with seeding(tmp_path, bundle, rate=PACED) as seed:
-        pages = [page, await another(page)]
+    async with room_of(tmp_path, bundle, FILES) as room:
+        daemon = await room.daemon(SWARM__UPLOAD_LIMIT_BYTES_PER_S=PACED)
+        row = await public_row(daemon)
+        url = f"{daemon.peer_url}/torrents/{row['commit']}.torrent"
+        origin = await room.site(is_secure=False)
+        pages = await room.pages(origin, origin)
         async with asyncio.TaskGroup() as tasks:
             # Without the option all ask for the same pieces in the same order.
-            running = [tasks.create_task(seed.download(one, strategy="rarest")) for one in pages]
+            running = [tasks.create_task(download(one, url, strategy="rarest")) for one in pages]
         found = [task.result() for task in running]
         show(record_property, *found)
         for one in found:
-            check(one, seed.torrent)
-        given = sum(map(from_pages, found))
+            check(one, row)
+            assert set(one["given"]) <= {OURS, PAGES}
+        given = sum(one["given"].get(PAGES, 0) for one in found)
         assert given > SIZE // 10  # of what two pages need, this much came from each other
-        assert sum(map(from_daemon, found)) < 2 * SIZE
+        assert sum(one["given"].get(OURS, 0) for one in found) < 2 * SIZE
 
 
 @pytest.mark.asyncio
-async def test_a_page_gets_a_torrent_that_is_not_tracked_from_the_web_seed(
-    tmp_path: Path, bundle: bytes, page: Page
+async def test_a_page_of_this_machine_can_do_with_the_web_seed(
+    tmp_path: Path, bundle: bytes
 ) -> None:
-    files = {name: data for name, data in FILES.items() if data}
-    async with seeding(tmp_path, bundle, files=files, is_met=False, has_files=True) as seed:
-        found = await seed.download(page)
-        check(found, seed.torrent, files)
+    async with room_of(tmp_path, bundle, FILES) as room:
+        daemon = await room.daemon()
+        row = await public_row(daemon)
+        (page,) = await room.pages(await room.site(is_secure=False))
+        url = f"{daemon.url}/torrents/{row['commit']}.torrent"
+        found = await download(page, url, trackers=False)
+        check(found, row)
         assert set(found["given"]) == {"web seed"}
+
+
+@pytest.mark.asyncio
+async def test_what_is_not_public_and_who_is_not_listed_gets_nothing(
+    tmp_path: Path, bundle: bytes
+) -> None:
+    async with room_of(tmp_path, bundle, FILES) as room:
+        private = room.hub.add_repo(PRIVATE, FILES, private=True, tokens=[TOKEN])
+        listed, stranger = [await room.site(is_secure=True) for _ in range(2)]
+        secret = tmp_path / "secret"
+        secret.write_text("of-the-chess-club\n")
+        secret.chmod(0o600)
+        daemon = await room.daemon("open", WEB__ALLOWED_ORIGINS=listed)
+        closed = await room.daemon(
+            "closed", WEB__ALLOWED_ORIGINS=listed, LAN__GROUP_SECRET_FILE=secret
+        )
+        public = (await public_row(daemon))["commit"]
+        await hold_private(daemon)
+        ours, theirs = await room.pages(listed, stranger)
+        assert await room.asked(ours, daemon, public) == [200, "a peer"]
+        assert await room.asked(ours, daemon, private) == ["unreadable", NOT_TRACKED]
+        for page, at in ((theirs, daemon), (ours, closed)):
+            status, heard = await room.asked(page, at, public)
+            assert status == "unreadable" and heard.startswith("Error connecting to wss:")
+
+
+async def hold_private(daemon: Daemon) -> None:
+    """Have the private repo fetched with its owner's token."""
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        for name, data in FILES.items():
+            async with session.get(f"{daemon.url}/{PRIVATE}/resolve/main/{name}") as answer:
+                assert await answer.read() == data
+    assert {row["repo"]: row["share"] for row in await daemon.rows("models")} == {
+        REPO: "shared",
+        PRIVATE: "restricted",
+    }

@@ -62,6 +62,27 @@ def test_slots_are_limited_and_free_again_afterwards() -> None:
         assert uploads.load == (1, UPLOADS_LIMIT)
 
 
+def test_an_upload_that_its_peer_lets_lie_stands_in_nobodys_way() -> None:
+    clock = FakeClock()
+    uploads = Uploads(clock, stalled_s=1.0)
+    with ExitStack() as slots:
+        lying = [
+            slots.enter_context(uploads.take(peer(0), blob(), *lease(0), BIG))
+            for _ in range(SAME_LIMIT)
+        ]
+        for number in range(SAME_LIMIT, UPLOADS_LIMIT):
+            slots.enter_context(uploads.take(peer(number), blob(), *lease(number), BIG))
+        clock.advance(1.1)
+        lying[-1].count(1)
+        slots.enter_context(uploads.take(peer(99), blob(), *lease(0), BIG))
+        with pytest.raises(UploadsFull):  # one of the two moves again
+            slots.enter_context(uploads.take(peer(98), blob(), *lease(0), BIG))
+        for number in range(PEER_UPLOADS_LIMIT - len(lying)):
+            slots.enter_context(uploads.take(peer(0), blob(), *lease(50 + number), BIG))
+        with pytest.raises(UploadsFull):  # its own slots are counted whatever it does
+            slots.enter_context(uploads.take(peer(0), blob(), *lease(60), BIG))
+
+
 def test_slot_is_free_again_when_the_upload_fails() -> None:
     uploads = Uploads(FakeClock())
     with pytest.raises(ConnectionResetError):

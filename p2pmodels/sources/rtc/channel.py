@@ -120,14 +120,20 @@ class ShardChannel:
 
     async def receive(self) -> bytes | None:
         """The next frame; None once the channel has ended."""
-        while not self._frames and not self._is_over:
-            self._came.clear()
-            await self._came.wait()
-        if not self._frames:
-            return None
-        frame = self._frames.popleft()
-        self._tell(Kind.TAKEN, first=weight(frame))
-        return frame
+        while True:
+            while not self._frames and not self._is_over:
+                self._came.clear()
+                await self._came.wait()
+            if not self._frames:
+                return None
+            frame = self._frames.popleft()
+            self._tell(Kind.TAKEN, first=weight(frame))
+            if not is_shard_message(frame):
+                return frame
+            try:
+                self._hear_message(frame)
+            except ProtocolError:
+                await self.close()
 
     async def close(self) -> None:
         """End the channel; a second time is nothing."""
@@ -252,7 +258,8 @@ class ShardChannel:
     def hear(self, note: Note) -> None:
         """Take a note of this session. Raises ProtocolError when the peer breaks the rules."""
         match note.kind:
-            case Kind.FRAME if is_shard_message(note.tail):
+            # A get may come right behind the welcome that permits it, which nobody has read yet.
+            case Kind.FRAME if is_shard_message(note.tail) and not self._frames:
                 self._tell(Kind.TAKEN, first=weight(note.tail))
                 self._hear_message(note.tail)
             case Kind.FRAME:

@@ -43,6 +43,8 @@ class Foreign:
         return channel
 
     async def offer(self) -> str:
+        # From here on: the other side's checks may come before its answer does.
+        self._gatherer.connection.ice_controlling = True
         await self._gatherer.gather()
         candidates = tuple(
             Candidate(one.foundation, one.priority, one.ip, one.port)
@@ -64,7 +66,6 @@ class Foreign:
     async def take(self, answer: str) -> None:
         """Connect as the answer says."""
         theirs = Description.parse(answer)
-        self._gatherer.connection.ice_controlling = True
         for one in theirs.candidates:
             candidate = RTCIceCandidate(
                 1, one.foundation, one.host, one.port, one.priority, "udp", "host"

@@ -174,6 +174,29 @@ async def test_gets_against_the_rules_end_the_channel(is_allowed: bool) -> None:
             assert await ours.receive() is None
 
 
+@pytest.mark.parametrize("is_permitted", [False, True])
+async def test_a_get_counts_after_what_was_said_before_it(is_permitted: bool) -> None:
+    dialler, acceptor = Part(), Part()
+    async with running(dialler, acceptor):
+        offered = await dialler.rtc.offer()
+        await dialler.rtc.complete(offered.session, await acceptor.rtc.accept(offered.sdp))
+        ours, theirs = await dialler.channel(), await acceptor.channel()
+        held: asyncio.Queue[Get] = asyncio.Queue()
+        theirs.on_get = held.put_nowait
+        await ours.send(b"\x81x")  # the welcome, as it were
+        await ours.send(pack(Get(1, BLOB, 0, 1)))
+        async with asyncio.timeout(BOUND_S):
+            assert await theirs.receive() == b"\x81x"
+            if is_permitted:
+                theirs.allow()
+                await ours.send(b"\x81y")
+                assert await theirs.receive() == b"\x81y"
+                assert (await held.get()).number == 1
+            else:
+                assert await theirs.receive() is None
+                assert await ours.receive() is None
+
+
 async def test_a_flood_of_gets_ends_the_channel() -> None:
     async with pair() as (ours, theirs):
         theirs.on_get = lambda _get: None

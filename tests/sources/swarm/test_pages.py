@@ -78,5 +78,5 @@ async def test_without_a_tracker_for_pages_nothing_is_announced(bench: BenchFact
 def test_a_torrent_handed_out_is_the_same_torrent(tmp_path: Path) -> None:
     torrent = torrent_of(shelve(tmp_path, FILES))
     for web_seed in ("", "http://127.0.0.1:7878/webseed/"):
-        data = handed_out(torrent, "ws://192.168.1.5:7879/announce", web_seed)
+        data = handed_out(torrent, ["ws://192.168.1.5:7879/announce"], web_seed)
         assert read_torrent(data) == torrent
