@@ -18,7 +18,6 @@ from p2pmodels.core.peer import PeerId
 from p2pmodels.core.secret import Secret
 from p2pmodels.core.signal_texts import format_request, parse_notice
 from p2pmodels.core.signalling import (
-    RTC_PATH,
     SIGNAL_PATH,
     Join,
     Joined,

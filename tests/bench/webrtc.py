@@ -67,7 +67,7 @@ async def probe(daemon: Daemon, fetching: asyncio.Task[Any]) -> list[float]:
     return sorted(times)
 
 
-async def download(page: Page, hub: str, daemons: Sequence[Daemon], **options: object) -> Round:
+async def download(page: Page, hub: str, daemons: Sequence[Daemon], **options: Any) -> Round:
     """Fetch the file once."""
     pids = [pid for daemon in daemons for pid in (daemon.pid, *daemon.children)]
     before = sum(map(cpu_seconds, pids))

@@ -159,7 +159,8 @@ async def test_forged_signalling_opens_nothing_and_a_true_answer_still_counts(
         for forged in (SignedSdp(offer, ""), signed_sdp(offer, Secret("x" * 32))):
             assert (await post(daemon, format_signed(forged)))[0] == 403
         assert (await post(daemon, b"x" * (REQUEST_BYTES_LIMIT + 1)))[0] == 400
-        assert (await post(daemon, format_signed(signed_sdp(offer.replace("a=mid", "a=maid"), secret))))[0] == 400
+        bad = signed_sdp(offer.replace("a=mid", "a=maid"), secret)
+        assert (await post(daemon, format_signed(bad)))[0] == 400
         # Both have larger ids than the daemon, so it is the daemon that makes the offers.
         liar = await enter(seat(daemon, "f" * 32))
         friend = await enter(seat(daemon, "f" * 31 + "e"))
@@ -222,9 +223,7 @@ def sockets_of(pid: int) -> int:
 
 
 @asynccontextmanager
-async def attacked(
-    tmp_path: Path, model: Path
-) -> AsyncIterator[tuple[Daemon, Cost]]:
+async def attacked(tmp_path: Path, model: Path) -> AsyncIterator[tuple[Daemon, Cost]]:
     """A daemon that gives to a page from before the block on, rightly, whatever happens to it."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
@@ -363,20 +362,16 @@ async def shake(foreign: Foreign, channel: RTCDataChannel, ends: tuple[str, str]
 @pytest.mark.asyncio
 async def test_a_room_full_of_strangers_leaves_a_page_alone(tmp_path: Path, model: Path) -> None:
     count = 2 * DAEMONS_PER_ROOM_LIMIT
-    async with attacked(tmp_path, model) as (daemon, _cost):
-        async with AsyncExitStack() as stack:
-            told: list[Notice | None] = []
+    told: list[Notice | None] = []
+    async with AsyncExitStack() as stack, attacked(tmp_path, model) as (daemon, _cost):
 
-            async def come(at: int) -> None:
-                place = f"127.0.3.{at % 250 + 1}"
-                made = await stack.enter_async_context(
-                    seat(daemon, secrets.token_hex(16), local=place)
-                )
-                told.append(await made.hear())
+        async def come(at: int) -> None:
+            place, id = f"127.0.3.{at % 250 + 1}", secrets.token_hex(16)
+            made = await stack.enter_async_context(seat(daemon, id, local=place))
+            told.append(await made.hear())
 
-            async with asyncio.TaskGroup() as group:
-                for at in range(count):
-                    group.create_task(come(at))
-            joined = [notice for notice in told if isinstance(notice, Joined)]
-            assert 0 < len(joined) <= DAEMONS_PER_ROOM_LIMIT
-                await downloading
+        async with asyncio.TaskGroup() as group:
+            for at in range(count):
+                group.create_task(come(at))
+    joined = [notice for notice in told if isinstance(notice, Joined)]
+    assert 0 < len(joined) <= DAEMONS_PER_ROOM_LIMIT

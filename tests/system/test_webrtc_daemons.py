@@ -77,9 +77,7 @@ async def test_a_model_passes_between_two_machines_that_let_no_tcp_in(
     for host in (lab[1], lab[2]):
         wall(host, tmp_path)
     async with AsyncExitStack() as stack:
-        hub = await stack.enter_async_context(
-            HubProcess(at_hub, *where, under=lab[0].command())
-        )
+        hub = await stack.enter_async_context(HubProcess(at_hub, *where, under=lab[0].command()))
         third = await stack.enter_async_context(
             daemon_on(lab[0], tmp_path / "third", "--origin", hub.url)
         )

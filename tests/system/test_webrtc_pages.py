@@ -11,6 +11,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -31,7 +32,7 @@ from tests.system.rtc_room import (
     until_read,
 )
 
-SIZE = 48_000_000
+SIZE = 32_000_000
 
 
 @pytest.fixture
@@ -146,9 +147,12 @@ async def test_an_https_page_uses_the_daemon_of_its_machine_else_a_wss_rendezvou
         await local.hold()
         before = file_bytes(hub)
         page = await (await browser.new_context(ignore_https_errors=True)).new_page()
-        page.on("console", lambda m: print(m.text))
         await page.goto(site + "/")
-        known = {"sha256": digest_of(model), "size": SIZE, "module": f"https://{secure}"}
+        known: dict[str, Any] = {
+            "sha256": digest_of(model),
+            "size": SIZE,
+            "module": f"https://{secure}",
+        }
         await grant(browser, page, "local-network")
         far = await fetched(page, hub.url, **known, daemon=None)
         await grant(browser, page)

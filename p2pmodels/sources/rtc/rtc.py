@@ -3,7 +3,8 @@
 1. A session is half-open until its channel is open: at most HALF_OPEN_LIMIT of them, for
    HALF_OPEN_S each. Whom to admit is for the caller to decide, before `accept`.
 2. Every SDP is read and written anew by us: nothing of a peer's text reaches the child.
-3. When the child ends, so do all its sessions, and another is started after a pause.
+3. The child is started when it is first needed: it takes 70 MB, and most daemons never do. When it
+   ends, so do all its sessions, and another is started after a pause.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from p2pmodels.workers import Lane
 HALF_OPEN_LIMIT = 16  # sessions without a channel yet (reliability F11)
 HALF_OPEN_S = 10.0  # seconds for a session to open; on a LAN it takes less than one
 SESSIONS_LIMIT = 64  # sessions; two classrooms of pages, 4 MiB each at worst
+STARTING_LIMIT_S = 5.0  # seconds that an offer waits for the child; it starts in one
 DESCRIBE_LIMIT_S = 5.0  # seconds for an offer or answer; it takes milliseconds without STUN
 PAUSE_FIRST_S = 0.2  # seconds until the child is started again
 PAUSE_LIMIT_S = 30.0  # seconds, when it keeps failing
@@ -79,7 +81,7 @@ class Rtc:
         self._sessions: dict[int, _Session] = {}
         self._last = 0
         self._child: ChildProcess | None = None
-        self._started = asyncio.Event()
+        self._needed, self._started = asyncio.Event(), asyncio.Event()
         self.restarts = 0
         """How often the child had to be started again."""
 
@@ -95,8 +97,9 @@ class Rtc:
         await self._lane.__aexit__()
 
     async def run(self) -> None:
-        """Keep a child alive, for ever."""
+        """Keep a child alive from its first use on, for ever."""
         pause = PAUSE_FIRST_S
+        await self._needed.wait()
         while True:
             began = self._clock.monotonic()
             try:
@@ -111,7 +114,8 @@ class Rtc:
             pause = min(pause * 2, PAUSE_LIMIT_S)
 
     async def until_running(self) -> None:
-        """Wait until there is a child."""
+        """Have a child, and wait until it is there."""
+        self._needed.set()
         await self._started.wait()
 
     @property
@@ -135,6 +139,7 @@ class Rtc:
 
         Raises RtcFailed, Overloaded.
         """
+        await self._have_child()
         number, session = self._begin(is_dialler=True)
         self._tell(Note(Kind.OFFER, number))
         return Offered(number, str(await self._described(number, session)))
@@ -145,6 +150,7 @@ class Rtc:
         Raises ProtocolError (a bad SDP), RtcFailed, Overloaded.
         """
         theirs = Description.parse(sdp, self._options.may_contact)
+        await self._have_child()
         number, session = self._begin(is_dialler=False)
         session.theirs = theirs.fingerprint
         self._tell(Note(Kind.ACCEPT, number, tail=str(theirs).encode()))
@@ -168,6 +174,14 @@ class Rtc:
             self._close(session, "abandoned")
 
     # sessions
+
+    async def _have_child(self) -> None:
+        """Start the child if this is its first use. Raises RtcFailed."""
+        try:
+            async with asyncio.timeout(STARTING_LIMIT_S):
+                await self.until_running()
+        except TimeoutError as error:
+            raise RtcFailed("the WebRTC process does not start") from error
 
     def _begin(self, *, is_dialler: bool) -> tuple[int, _Session]:
         if self._child is None:
