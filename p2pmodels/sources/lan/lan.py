@@ -155,7 +155,8 @@ class Lan:
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
-        self._set_rule(self._read())
+        if not self.options.is_mdns_enabled:
+            self._set_rule(self._read())
         return self
 
     async def __aexit__(self, *_: object) -> None:
