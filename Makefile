@@ -22,7 +22,7 @@ demo: $(VENV)/.run
 	$(BIN)/p2pmodels demo $(ARGS)
 
 test: $(VENV)/.test tools
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/pytest $(ARGS)
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .
