@@ -3,8 +3,7 @@
 1. A session is half-open until its channel is open: at most HALF_OPEN_LIMIT of them, for
    HALF_OPEN_S each. Whom to admit is for the caller to decide, before `accept`.
 2. Every SDP is read and written anew by us: nothing of a peer's text reaches the child.
-3. The child is started when it is first needed: it takes 70 MB, and most daemons never do. When it
-   ends, so do all its sessions, and another is started after a pause.
+3. When the child ends, so do all its sessions, and another is started after a pause.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ class Rtc:
         self._sessions: dict[int, _Session] = {}
         self._last = 0
         self._child: ChildProcess | None = None
-        self._needed, self._started = asyncio.Event(), asyncio.Event()
+        self._started = asyncio.Event()
         self.restarts = 0
         """How often the child had to be started again."""
 
@@ -97,9 +96,8 @@ class Rtc:
         await self._lane.__aexit__()
 
     async def run(self) -> None:
-        """Keep a child alive from its first use on, for ever."""
+        """Keep a child alive, for ever."""
         pause = PAUSE_FIRST_S
-        await self._needed.wait()
         while True:
             began = self._clock.monotonic()
             try:
@@ -114,8 +112,7 @@ class Rtc:
             pause = min(pause * 2, PAUSE_LIMIT_S)
 
     async def until_running(self) -> None:
-        """Have a child, and wait until it is there."""
-        self._needed.set()
+        """Wait until there is a child."""
         await self._started.wait()
 
     @property
@@ -176,7 +173,7 @@ class Rtc:
     # sessions
 
     async def _have_child(self) -> None:
-        """Start the child if this is its first use. Raises RtcFailed."""
+        """Wait for a child that is just being started. Raises RtcFailed."""
         try:
             async with asyncio.timeout(STARTING_LIMIT_S):
                 await self.until_running()
