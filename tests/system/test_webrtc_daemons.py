@@ -24,7 +24,7 @@ WALL = """
 table inet wall {
   chain input {
     type filter hook input priority 0; policy accept;
-    iif lo accept
+    iifname lo accept
     tcp flags & (syn | ack) == syn counter name walls drop
     udp dport 5353 drop
   }
