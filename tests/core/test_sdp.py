@@ -95,7 +95,8 @@ def test_an_sdp_against_the_rules_is_refused(old: str, new: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["x.local", "example.org", "224.0.0.1", "0.0.0.0", "::", "ff02::1", "10.0.0.999"]  # noqa: S104
+    "host",
+    ["x.local", "example.org", "224.0.0.1", "0.0.0.0", "::", "ff02::1", "10.0.0.999"],  # noqa: S104
 )
 def test_candidates_that_are_no_address_of_a_machine_are_left_out(host: str) -> None:
     text = CHROME.replace("192.168.1.2 54321", f"{host} 54321")
