@@ -52,6 +52,7 @@ class Daemon:
         )
         self.process = host.start(*words, env=env)
         self._events: queue.Queue[Event] = queue.Queue()
+        self._passed_over: list[Event] = []
         self.others: list[str] = []
         threading.Thread(target=self._read, daemon=True).start()
         self.up = self.wait("up")
@@ -65,15 +66,23 @@ class Daemon:
                 self.others.append(line)
 
     def wait(self, name: str, /, limit_s: float = LIMIT_S, **fields: object) -> Event:
-        """The next event of that name with these fields."""
+        """The next event of that name with these fields; the others wait for who asks for them."""
+
+        def is_it(event: Event) -> bool:
+            return event["event"] == name and fields.items() <= event.items()
+
+        for event in filter(is_it, self._passed_over):
+            self._passed_over.remove(event)
+            return event
         deadline = time.monotonic() + limit_s
         while True:
             try:
                 event = self._events.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 pytest.fail(f"{self.host.name}: no {name} {fields}: {''.join(self.others)}")
-            if event["event"] == name and fields.items() <= event.items():
+            if is_it(event):
                 return event
+            self._passed_over.append(event)
 
     def say(self, line: str) -> None:
         assert self.process.stdin is not None

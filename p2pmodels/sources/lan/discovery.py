@@ -15,7 +15,15 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Self
 
-from zeroconf import DNSQuestionType, Error, IPVersion, ServiceStateChange, Zeroconf
+from zeroconf import (
+    DNSOutgoing,
+    DNSQuestion,
+    DNSQuestionType,
+    Error,
+    IPVersion,
+    ServiceStateChange,
+    Zeroconf,
+)
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from p2pmodels.clock import Clock
@@ -34,6 +42,8 @@ FOLLOW_EVERY_S = 5.0  # seconds between looks at our own addresses
 ASKED_LIMIT = 8  # announcements without an address that are asked about at once (F12)
 ASK_LIMIT_MS = 1500  # milliseconds for such a question
 TXT_LIMIT = 256  # bytes; ours has 49
+
+QUERY, PTR, IN = 0, 12, 1  # a standard query, a pointer record, the Internet (RFC 1035, 3.2 and 4.1)
 
 Found = Callable[[PeerId, list[PeerAddress]], None]
 Left = Callable[[PeerId], None]
@@ -111,6 +121,7 @@ class Discovery:
             handlers=[self._changed],
             question_type=DNSQuestionType.QM,
         )
+        self._mdns.zeroconf.async_send(_unicast_question())
 
     async def _close(self) -> None:
         browser, mdns = self._browser, self._mdns
@@ -177,6 +188,19 @@ class Discovery:
         texts = info.properties
         if texts.get(b"v") == b"%d" % PROTOCOL and texts.get(b"id") == str(id).encode():
             self._on_found(id, parse_addresses(info.parsed_addresses(), info.port))
+
+
+def _unicast_question() -> DNSOutgoing:
+    """Who is there, to be answered to this machine alone (RFC 6762, 5.4).
+
+    A daemon that announced itself less than a second ago, before this one listened, may answer no
+    earlier by multicast (RFC 6762, 6).
+    """
+    question = DNSQuestion(SERVICE, PTR, IN)
+    question.unicast = True
+    packet = DNSOutgoing(QUERY)
+    packet.add_question(question)
+    return packet
 
 
 def _id_of(name: str) -> PeerId | None:
