@@ -2,6 +2,7 @@
 
 1. The event loop never hashes, opens or syncs a file itself.
 2. Work that must keep its order (the index) goes to a `Lane`, a line of one thread.
+3. What a thread opened for a caller who has been cancelled meanwhile is closed (`open`).
 """
 
 from __future__ import annotations
@@ -9,10 +10,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import ParamSpec, Self, TypeVar
+from typing import ParamSpec, Protocol, Self, TypeVar
+
+
+class Closable(Protocol):
+    """What `close` gives back to the system."""
+
+    def close(self) -> None: ...
+
 
 P = ParamSpec("P")
 T = TypeVar("T")
+C = TypeVar("C", bound=Closable | None)
 
 WORKER_THREADS = 8  # threads; enough to keep a disk busy, few enough for two cores
 
@@ -33,9 +42,26 @@ class Lane:
         """Call `function` in a thread of this lane and wait for what it returns."""
         return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
 
+    async def open(self, function: Callable[P, C], *args: P.args, **kwargs: P.kwargs) -> C:
+        """`run` for a function that opens something: nobody else would close it when cancelled."""
+        future = self.submit(function, *args, **kwargs)
+        try:
+            return await asyncio.wrap_future(future)
+        except BaseException:
+            future.add_done_callback(_close_result)
+            raise
+
     def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Start `function` in a thread; for callers that must outlive their own cancellation."""
         return self._executor.submit(function, *args, **kwargs)
+
+
+def _close_result(future: Future[C]) -> None:
+    if future.cancelled() or future.exception() is not None:
+        return
+    opened = future.result()
+    if opened is not None:
+        opened.close()
 
 
 def workers() -> Lane:

@@ -139,7 +139,7 @@ class _Body:
 
     async def _sendfile(self, path: Path) -> None:
         """Let the kernel send it."""
-        opened = await self.sender.lane.run(_open, path)
+        opened = await self.sender.lane.open(_open, path)
         try:
             loop = asyncio.get_running_loop()
             offset, end = self.part.start, self.part.start + self.part.length
@@ -178,7 +178,7 @@ class _Body:
         faults, content, done = self.faults, self.file.content, 0
         cut, stall = faults.cut_after, faults.stall_after
         bad = self.file.size // 2 if self.file.path in faults.corrupt else None
-        opened = None if isinstance(content, bytes) else await self.sender.lane.run(_open, content)
+        opened = None if isinstance(content, bytes) else await self.sender.lane.open(_open, content)
         try:
             while True:
                 if stall is not None and done >= stall:

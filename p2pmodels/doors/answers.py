@@ -109,7 +109,7 @@ class Answers:
             return web.Response(status=304, headers=answer.base_headers())
         asked = None if ignore_range else self.asked_range(request, answer)
         span = asked or ByteRange(0, blob.size, blob.size)
-        file = await self._lane.run(_open, blob)
+        file = await self._lane.open(_open, blob)
         try:
             response = _response(answer, span, is_partial=asked is not None, source="store")
             self._count("store", span.length)

@@ -86,7 +86,7 @@ class BytesDoor:
     async def _open(self, digest: Digest, start: int, stop: int) -> BinaryIO:
         """The file; one that vanished since is looked up again."""
         for _ in range(FRESH_LOOKS):
-            file = await self.lane.run(_open_file, self._held(digest, start, stop).path, stop)
+            file = await self.lane.open(_open_file, self._held(digest, start, stop).path, stop)
             if file is not None:
                 return file
         raise NotFound("no such bytes")

@@ -89,7 +89,7 @@ class Reader:
                 self._generation = self.fetch.generation
                 self._close()
             if self._file is None:
-                self._file = await self._lane.run(_open, self._path())
+                self._file = await self._lane.open(_open, self._path())
             length = min(READ_STEP, stop - self._position)
             data = await self._lane.run(os.pread, self._file.fileno(), length, self._position)
             if not data:
@@ -109,7 +109,6 @@ class Reader:
 
 
 def _open(path: Path) -> FileIO:
-    """An object, not a number: if the reader is cancelled meanwhile, it closes itself."""
     try:
         return FileIO(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
     except OSError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import secrets
 import shutil
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -17,8 +18,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 
+from p2pmodels.core.sdp import Candidate, Description
+from p2pmodels.core.signal_texts import format_signed
+from p2pmodels.core.signalling import RTC_PATH, SignedSdp
 from p2pmodels.demo.hub import Hub
 from p2pmodels.demo.processes import DaemonProcess
 from p2pmodels.sources.lan.interfaces import read_interfaces
@@ -113,6 +118,16 @@ class Daemon(DaemonProcess):
         """Its peer port, as a rendezvous is configured."""
         return self.peer_url.replace("http", "ws", 1)
 
+    async def child(self) -> int:
+        """Its WebRTC process, started by an offer behind which there is nobody."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(self.peer_url + RTC_PATH, data=offer_of_nobody()) as answer,
+        ):
+            assert answer.status == 200, await answer.text()
+        (child,) = self.children
+        return child
+
     @property
     def children(self) -> list[int]:
         """Its child processes."""
@@ -131,6 +146,16 @@ class Daemon(DaemonProcess):
         async with asyncio.timeout(BOUND_S):
             while (await self.rows("models"))[0]["share"] != "shared":
                 await asyncio.sleep(LOOK_S)
+
+
+def offer_of_nobody() -> bytes:
+    """An offer as good as any, behind which there is nobody."""
+    key = ":".join(f"{byte:02x}" for byte in secrets.token_bytes(32))
+    nowhere = Candidate("1", 2130706431, "127.0.0.1", 9999)
+    sdp = Description(
+        secrets.token_hex(4), secrets.token_hex(16), f"sha-256 {key}", "actpass", (nowhere,)
+    )
+    return format_signed(SignedSdp(str(sdp), ""))
 
 
 def children_of(pid: int) -> list[int]:

@@ -20,7 +20,7 @@ from p2pmodels.core.digests import Sha256
 from p2pmodels.core.exchange import LINK_PROTOCOL, Conversation, State
 from p2pmodels.core.peer import PeerId
 from p2pmodels.core.rooms import DAEMONS_PER_ROOM_LIMIT
-from p2pmodels.core.sdp import Candidate, Description, fingerprint
+from p2pmodels.core.sdp import fingerprint
 from p2pmodels.core.secret import Secret
 from p2pmodels.core.shard import Get, pack
 from p2pmodels.core.signal_texts import (
@@ -62,6 +62,7 @@ from tests.system.rtc_room import (
     fetched,
     givers,
     hub_with,
+    offer_of_nobody,
     own_address,
     page_of,
     resident_bytes,
@@ -131,17 +132,6 @@ async def post(daemon: Daemon, body: bytes, local: str = "127.0.0.1") -> tuple[i
         return answer.status, await answer.read()
 
 
-def offer_of_nobody() -> str:
-    """An offer as good as any, behind which there is nobody."""
-    key = ":".join(f"{byte:02x}" for byte in secrets.token_bytes(32))
-    nowhere = Candidate("1", 2130706431, "127.0.0.1", 9999)
-    return str(
-        Description(
-            secrets.token_hex(4), secrets.token_hex(16), f"sha-256 {key}", "actpass", (nowhere,)
-        )
-    )
-
-
 @pytest.mark.asyncio
 async def test_forged_signalling_opens_nothing_and_a_true_answer_still_counts(
     tmp_path: Path, model: Path
@@ -155,7 +145,7 @@ async def test_forged_signalling_opens_nothing_and_a_true_answer_still_counts(
         enter = stack.enter_async_context
         hub = await enter(hub_with(model))
         daemon = await enter(daemon_at(tmp_path / "a", hub.url, own_address(), env))
-        offer = offer_of_nobody()
+        offer = parse_signed(offer_of_nobody()).sdp
         for forged in (SignedSdp(offer, ""), signed_sdp(offer, Secret("x" * 32))):
             assert (await post(daemon, format_signed(forged)))[0] == 403
         assert (await post(daemon, b"x" * (REQUEST_BYTES_LIMIT + 1)))[0] == 400
@@ -200,6 +190,7 @@ class Cost:
     """What an attack cost the daemon and its child, at the most."""
 
     daemon: Daemon
+    child: int
     memory: int = 0
     sockets: int = 0
 
@@ -210,7 +201,6 @@ class Cost:
 
     async def watch(self) -> None:
         """Look until cancelled."""
-        (self.child,) = self.daemon.children
         pids = (self.daemon.pid, self.child)
         self._before = {pid: (resident_bytes(pid), sockets_of(pid)) for pid in pids}
         while True:
@@ -232,8 +222,8 @@ async def attacked(tmp_path: Path, model: Path) -> AsyncIterator[tuple[Daemon, C
         browser = await enter(chromium())
         await daemon.hold()
         page = await page_of(browser, daemon)
-        (child,) = daemon.children
-        cost = Cost(daemon)
+        child = await daemon.child()
+        cost = Cost(daemon, child)
 
         async def download() -> None:
             seen = await fetched(page, hub.url)
@@ -259,8 +249,7 @@ async def test_a_thousand_offers_that_lead_nowhere_leave_a_page_alone(
 
     async def offers(local: str, count: int) -> None:
         for _ in range(count):
-            body = format_signed(SignedSdp(offer_of_nobody(), ""))
-            seen[(await post(daemon, body, local))[0]] += 1
+            seen[(await post(daemon, offer_of_nobody(), local))[0]] += 1
 
     async with attacked(tmp_path, model) as (daemon, cost):
         began = time.monotonic()
@@ -303,7 +292,7 @@ async def test_pages_that_stop_reading_leave_the_slots_to_others(
         browser = await enter(chromium())
         await daemon.hold()
         page = await page_of(browser, daemon)
-        (child,) = daemon.children
+        child = await daemon.child()
         before = resident_bytes(child)
         sleepers = -(-UPLOADS_LIMIT // PEER_UPLOADS_LIMIT)
         for sleeper in range(sleepers):

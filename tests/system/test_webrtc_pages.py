@@ -80,7 +80,7 @@ async def test_a_page_gets_all_of_it_though_the_child_is_killed_midway(
         daemon = await stack.enter_async_context(daemon_at(tmp_path / "a", hub.url, address))
         browser = await stack.enter_async_context(chromium())
         await daemon.hold()
-        before, (child,) = file_bytes(hub), daemon.children
+        before, child = file_bytes(hub), await daemon.child()
         page = await page_of(browser, daemon)
         async with asyncio.TaskGroup() as group:
             fetching = group.create_task(fetched(page, hub.url))

@@ -16,14 +16,14 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 from zeroconf import (
-    DNSOutgoing,
-    DNSQuestion,
     DNSQuestionType,
     Error,
     IPVersion,
     ServiceStateChange,
     Zeroconf,
 )
+from zeroconf._dns import DNSQuestion
+from zeroconf._protocol.outgoing import DNSOutgoing
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from p2pmodels.clock import Clock
@@ -43,7 +43,11 @@ ASKED_LIMIT = 8  # announcements without an address that are asked about at once
 ASK_LIMIT_MS = 1500  # milliseconds for such a question
 TXT_LIMIT = 256  # bytes; ours has 49
 
-QUERY, PTR, IN = 0, 12, 1  # a standard query, a pointer record, the Internet (RFC 1035, 3.2 and 4.1)
+QUERY, PTR, IN = (
+    0,
+    12,
+    1,
+)  # a standard query, a pointer record, the Internet (RFC 1035, 3.2 and 4.1)
 
 Found = Callable[[PeerId, list[PeerAddress]], None]
 Left = Callable[[PeerId], None]

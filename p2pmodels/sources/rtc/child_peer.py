@@ -14,13 +14,14 @@ import asyncio
 from collections.abc import Callable
 
 from aiortc.rtcdatachannel import RTCDataChannel, RTCDataChannelParameters
-from aiortc.rtcdtlstransport import RTCCertificate, RTCDtlsFingerprint, RTCDtlsParameters
+from aiortc.rtcdtlstransport import RTCDtlsFingerprint, RTCDtlsParameters
 from aiortc.rtcicetransport import RTCIceCandidate, RTCIceParameters, RTCIceTransport
 from aiortc.rtcsctptransport import RTCSctpCapabilities
 
 from p2pmodels.core.sdp import Candidate, Description
 from p2pmodels.core.shard import CHANNEL_LABEL, MESSAGE_BYTES_LIMIT
 from p2pmodels.sources.rtc.association import Association
+from p2pmodels.sources.rtc.certificate import SessionCertificate
 from p2pmodels.sources.rtc.datagrams import DataDtls, Gatherer
 
 SCTP_PORT = 5000  # as every WebRTC implementation says; the port of a tunnel with one user
@@ -40,7 +41,7 @@ class ChildPeer:
         self._on_open, self._on_ended = on_open, on_ended
         self._gatherer = Gatherer(addresses, stun)
         self._ice = RTCIceTransport(self._gatherer)
-        self._certificate = RTCCertificate.generateCertificate()
+        self._certificate = SessionCertificate.generateCertificate()
         self._dtls = DataDtls(self._ice, [self._certificate])
         self.association = Association(self._dtls, SCTP_PORT, self._end)
         self._is_over = False

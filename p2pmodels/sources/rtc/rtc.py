@@ -3,12 +3,15 @@
 1. A session is half-open until its channel is open: at most HALF_OPEN_LIMIT of them, for
    HALF_OPEN_S each. Whom to admit is for the caller to decide, before `accept`.
 2. Every SDP is read and written anew by us: nothing of a peer's text reaches the child.
-3. When the child ends, so do all its sessions, and another is started after a pause.
+3. A channel is opened only to an address we may contact, whatever the candidates said.
+4. The child is started when the first session is wanted: most machines never have one. When it
+   ends, so do all its sessions, and another is started after a pause.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,7 +45,7 @@ class RtcOptions:
     addresses: Callable[[], Sequence[str]]
     """This machine's own addresses to be reached at, asked for each session."""
     may_contact: Callable[[IpAddress], bool] = lambda _address: True
-    """Whether a peer's candidate at this address is used."""
+    """Whether a peer at this address is talked to."""
     stun: str = ""
     """host:port of the one STUN server; empty: none, ever."""
     memory_limit_bytes: int = 512 << 20
@@ -80,7 +83,7 @@ class Rtc:
         self._sessions: dict[int, _Session] = {}
         self._last = 0
         self._child: ChildProcess | None = None
-        self._started = asyncio.Event()
+        self._wanted, self._started = asyncio.Event(), asyncio.Event()
         self.restarts = 0
         """How often the child had to be started again."""
 
@@ -96,7 +99,8 @@ class Rtc:
         await self._lane.__aexit__()
 
     async def run(self) -> None:
-        """Keep a child alive, for ever."""
+        """Keep a child alive, for ever, once one is wanted."""
+        await self._wanted.wait()
         pause = PAUSE_FIRST_S
         while True:
             began = self._clock.monotonic()
@@ -112,7 +116,8 @@ class Rtc:
             pause = min(pause * 2, PAUSE_LIMIT_S)
 
     async def until_running(self) -> None:
-        """Wait until there is a child."""
+        """Have a child, and wait until there is one."""
+        self._wanted.set()
         await self._started.wait()
 
     @property
@@ -173,7 +178,7 @@ class Rtc:
     # sessions
 
     async def _have_child(self) -> None:
-        """Wait for a child that is just being started. Raises RtcFailed."""
+        """Start the child, or wait for the one that is being started. Raises RtcFailed."""
         try:
             async with asyncio.timeout(STARTING_LIMIT_S):
                 await self.until_running()
@@ -275,6 +280,9 @@ class Rtc:
     def _opened(self, note: Note, session: _Session) -> None:
         if self._child is None or session.channel is not None:
             return
+        host = note.tail.decode(errors="replace")
+        if not self._may_talk_to(host):
+            raise ProtocolError(f"opened from {host!r}, which is no home network")
         session.channel = ShardChannel(
             self._child,
             note.session,
@@ -282,6 +290,13 @@ class Rtc:
             self._clock,
             is_dialler=session.is_dialler,
             hosts=(session.own, session.theirs),
-            remote_address=note.tail.decode(errors="replace"),
+            remote_address=host,
         )
         self._on_channel(session.channel)
+
+    def _may_talk_to(self, host: str) -> bool:
+        """Whether the address that packets came from is one we may contact."""
+        try:
+            return self._options.may_contact(ipaddress.ip_address(host.partition("%")[0]))
+        except ValueError:
+            return False
