@@ -298,6 +298,11 @@ class Blobs:
         self._let_go(partial)
         await partial.close()
 
+    async def close_all(self) -> None:
+        """Close what is open still: who was to close it was cancelled before it began."""
+        for partial in list(self._open.values()):
+            await self.close(partial)
+
     async def discard(self, partial: Partial) -> None:
         """Set a wrong partial aside; the next one for this content starts empty."""
         await self.close(partial)

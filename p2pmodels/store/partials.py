@@ -305,6 +305,10 @@ class Partial:
 
     async def close(self) -> None:
         """Let the file go; what has landed stays recorded if `checkpoint` ran."""
-        async with self._saving:
-            await self._lane.run(self._file.close)
+        try:
+            async with self._saving:
+                pass  # a checkpoint under way is finished first
+        finally:
+            closing = self._lane.submit(self._file.close)  # for a cancelled caller, too
+        await asyncio.shield(asyncio.wrap_future(closing))
         await self.wake()

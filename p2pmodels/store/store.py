@@ -72,6 +72,7 @@ class Store:
             await self.snapshots.load()
             await self.figures.load()
             exits.push_async_callback(self.flush)
+            exits.push_async_callback(self.blobs.close_all)
             self._exits = exits.pop_all()
         return self
 

@@ -114,7 +114,7 @@ def test_every_import_is_served_where_it_is_looked_for() -> None:
         imports = r'^(?:import .*|\} )from "([^"]+)";$|import\("([^"]+)"\)'
         for target in map("".join, re.findall(imports, script.read_text(), re.MULTILINE)):
             folder = served.rpartition("/")[0]
-            found = os.path.normpath(f"{folder}/{target}")  # noqa: PTH
+            found = os.path.normpath(f"{folder}/{target}")
             assert found in paths, f"{script.name}: {target}"
 
 

@@ -15,8 +15,8 @@ import pytest
 from p2pmodels.core.pieces import RangeSet
 from p2pmodels.errors import DigestMismatch, DiskFull, SizeMismatch, StoreDamaged, StoreFailed
 from p2pmodels.store.partials import CHECKPOINT_S, Partial
-from p2pmodels.store.store import Store
-from p2pmodels.workers import Lane
+from p2pmodels.store.store import Store, StoreOptions
+from p2pmodels.workers import WORKER_THREADS, Lane
 from tests.contents import content, small
 from tests.fakes import FailingDisk, FakeClock
 
@@ -242,6 +242,40 @@ async def test_who_is_cancelled_while_the_file_is_opened_leaves_no_open_file(
     async with asyncio.timeout(5):
         while not (opened and is_closed(opened[0])):
             await asyncio.sleep(0.001)
+
+
+@pytest.mark.asyncio
+async def test_who_is_cancelled_while_it_waits_for_a_thread_to_close_leaves_no_open_file(
+    store: Store, lane: Lane
+) -> None:
+    _, sha256 = content(SIZE)
+    partial = await store.blobs.partial(sha256, SIZE)
+    with partial.borrow() as fd:
+        assert isinstance(fd, int)
+    go_on = threading.Event()
+    for _ in range(WORKER_THREADS):
+        lane.submit(go_on.wait)
+    closing = asyncio.create_task(store.blobs.close(partial))
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    go_on.set()
+    async with asyncio.timeout(5):
+        while not is_closed(fd):
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.asyncio
+async def test_what_nobody_closed_is_closed_with_the_store(
+    options: StoreOptions, lane: Lane, clock: FakeClock, disk: FailingDisk
+) -> None:
+    _, sha256 = content(SIZE)
+    async with Store(options, lane, clock, disk) as store:
+        partial = await store.blobs.partial(sha256, SIZE)
+        with partial.borrow() as fd:
+            assert isinstance(fd, int)
+    assert is_closed(fd) and not partial.is_open
 
 
 def is_closed(fd: int) -> bool:

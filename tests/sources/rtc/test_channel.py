@@ -11,12 +11,23 @@ import pytest
 
 from p2pmodels.core.digests import Sha256
 from p2pmodels.core.pieces import MIB
+from p2pmodels.core.sdp import IpAddress
 from p2pmodels.core.shard import GETS_LIMIT, Cancel, Get, pack
 from p2pmodels.core.wire import FRAME_BYTES_LIMIT
 from p2pmodels.errors import DiskFull, HolderBusy, LanFailed, NotHeld, StoreFailed
 from p2pmodels.sources.rtc.channel import SEND_LIMIT
+from p2pmodels.sources.rtc.rtc import RtcOptions
 from p2pmodels.supervision import Tasks
-from tests.sources.rtc.pairs import BOUND_S, Giver, Landing, Part, joined, pair, running
+from tests.sources.rtc.pairs import (
+    BOUND_S,
+    LOOPBACK,
+    Giver,
+    Landing,
+    Part,
+    joined,
+    pair,
+    running,
+)
 
 BLOB = Sha256("b1" * 32)
 CONTENT = random.Random(11).randbytes(9 * MIB + 12_345)
@@ -44,6 +55,28 @@ async def test_both_sides_see_the_same_keys_and_frames_go_both_ways() -> None:
         async with asyncio.timeout(BOUND_S):
             assert await theirs.receive() == longest
             assert await ours.receive() == b"\x81y"
+
+
+async def test_who_comes_from_no_home_address_is_not_talked_to() -> None:
+    """The offer may have come through a rendezvous far away, with any candidates."""
+    asked: list[str] = []
+
+    def may_contact(address: IpAddress) -> bool:
+        asked.append(str(address))
+        return False
+
+    dialler = Part()
+    acceptor = Part(RtcOptions(addresses=lambda: [LOOPBACK], may_contact=may_contact))
+    async with running(dialler, acceptor):
+        offered = await dialler.rtc.offer()
+        answer = await acceptor.rtc.accept(offered.sdp)
+        asked.clear()
+        await dialler.rtc.complete(offered.session, answer)
+        ours = await dialler.channel()
+        async with asyncio.timeout(BOUND_S):
+            assert await ours.receive() is None
+        assert asked == [LOOPBACK]
+        assert acceptor.channels.empty() and acceptor.rtc.sessions == (0, 0)
 
 
 async def test_closing_ends_the_other_side_too() -> None:

@@ -61,6 +61,17 @@ async def test_a_killed_child_ends_its_channels_and_another_takes_over(
         assert whole.received == 1 << 20
 
 
+async def test_there_is_no_child_before_a_session_is_wanted() -> None:
+    part = Part()
+    async with part.rtc, Tasks() as tasks:
+        tasks.start(part.rtc.run(), "rtc")
+        await asyncio.sleep(0)
+        assert part.rtc.child_pid == 0
+        async with asyncio.timeout(BOUND_S):
+            await part.rtc.offer()
+        assert part.rtc.child_pid > 0
+
+
 async def test_a_child_that_outgrows_its_memory_is_replaced() -> None:
     clock = FakeClock()
     part = Part(RtcOptions(addresses=lambda: [LOOPBACK], memory_limit_bytes=48 << 20), clock)
