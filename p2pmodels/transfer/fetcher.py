@@ -37,7 +37,7 @@ from p2pmodels.store.partials import Partial
 from p2pmodels.supervision import Tasks
 from p2pmodels.transfer.fetch import Fetch, State
 from p2pmodels.transfer.flows import SELF, Flows
-from p2pmodels.transfer.helpers import ByteOrigins, Nearby, Offer, Policy, Rooms
+from p2pmodels.transfer.seams import ByteOrigins, Nearby, Offer, Policy, Rooms
 from p2pmodels.transfer.room import Room
 
 log = logging.getLogger(__name__)

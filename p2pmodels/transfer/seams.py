@@ -1,4 +1,4 @@
-"""What the fetcher works with, as far as it needs to know them."""
+"""The seams of the fetcher: what it works with, as far as it needs to know them."""
 
 from __future__ import annotations
 
