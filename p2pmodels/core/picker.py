@@ -311,12 +311,17 @@ def _collect(now: Situation, wanted: bytearray) -> None:
 
 
 def _by_urgency(now: Situation, open_now: bytearray, random: Chance) -> Iterator[int]:
-    """The pieces to ask for now: readers' in order, then the rarest, equal ones at random."""
+    """The pieces to ask for now: readers' in order, then the rarest.
+
+    Equal ones come at random where others want them too, and in order where nobody does: what is
+    whole from its beginning on can be hashed and given out at once.
+    """
     ahead = max(1, READ_AHEAD_BYTES // piece_length(now.size))
     for reader in now.readers:
         yield from range(reader, min(reader + ahead, now.pieces))
     rest = list(ones(open_now))
-    random.shuffle(rest)
+    if any(member.is_wanting for member in now.members.values()):
+        random.shuffle(rest)
     rest.sort(key=now.holders.__getitem__)
     yield from rest
 
@@ -353,6 +358,8 @@ def _run_end(now: Situation, peer: Member, start: int, open_now: bytearray) -> i
     """Up to where one pull goes: as long as it lasts about PULL_S."""
     length = piece_length(now.size)
     wanted = min(PULL_BYTES, peer.rate * PULL_S) if peer.rate else PULL_FIRST_BYTES
+    # The last ones are short, so that they end together.
+    wanted = min(wanted, open_now.count(1) * length / PULLS_PER_PEER / 2)
     limit = min(now.pieces, start + max(1, math.ceil(wanted / length)))
     stop = start + 1
     while stop < limit and peer.has[stop] and open_now[stop]:

@@ -2,7 +2,8 @@
 
 1. Bytes that are *kept* are never written over: a peer that is late, or lies, cannot change what
    was hashed or read. They are kept until `give_up` or `begin_anew`.
-2. One write at a time, so that what is found not kept stays so while it is written.
+2. One write at a time, and nobody keeps bytes of a range that is being written, so that what is
+   found not kept stays so while it is written.
 3. `_writing` may be held for a whole write, so the event loop never takes it; `_books` only for
    moments. Whoever needs both takes them in this order.
 4. Whoever uses the descriptor has borrowed the file; `close` waits for all of them, so that the
@@ -35,6 +36,7 @@ class PartialFile:
         self._path, self._size, self._disk, self._pieces = path, size, disk, pieces
         self._fd = -1
         self._kept = RangeSet()
+        self._under_way = (0, 0)
         self._writing = threading.Lock()
         self._books = threading.Lock()
         self._returned = threading.Condition()
@@ -101,10 +103,14 @@ class PartialFile:
                 if keep_since not in (None, self.epoch):
                     return []
                 gaps = list(self._kept.gaps(offset, stop))
-            for start, end in gaps:
-                self._pieces.overwrite(start, end)
-                self._disk.write(fd, view[start - offset : end - offset], start)
-                parts += self._pieces.claim(start, min(end, offset + HASH_STEP))
+                self._under_way = (offset, stop)
+            try:
+                for start, end in gaps:
+                    self._pieces.overwrite(start, end)
+                    self._disk.write(fd, view[start - offset : end - offset], start)
+                    parts += self._pieces.claim(start, min(end, offset + HASH_STEP))
+            finally:
+                self._under_way = (0, 0)
             if keep_since is not None:
                 self._keep(offset, stop, keep_since)
         for run, start, end in parts:
@@ -115,6 +121,15 @@ class PartialFile:
         """Nobody writes over start … stop-1 from now on."""
         with self._writing:
             self._keep(start, stop, self.epoch)
+
+    def keep_at_once(self, start: int, stop: int) -> bool:
+        """`keep`, unless somebody is writing there: then nothing happens, and it says False."""
+        with self._books:
+            left, right = self._under_way
+            if start < right and left < stop:
+                return False
+            self._kept.add(start, stop)
+            return True
 
     def _keep(self, start: int, stop: int, epoch: int) -> None:
         with self._books:

@@ -167,7 +167,8 @@ class Partial:
 
     async def mark(self, start: int, stop: int, *, vouched: bool = False) -> None:
         """Bytes start … stop-1 were written into `path`: they can be read now, and stay."""
-        await self._lane.run(self._file.keep, start, stop)
+        if not self._file.keep_at_once(start, stop):
+            await self._lane.run(self._file.keep, start, stop)
         await self._land(start, stop, [(start, stop)] if vouched else [])
 
     async def _land(self, start: int, stop: int, vouched: list[tuple[int, int]]) -> None:
@@ -228,7 +229,7 @@ class Partial:
             (partial(self._feed, works), works) for works in self.pieces.due(PIECE_BATCHES)
         ]
         if self._whole.position < self.landed.run_end(0):
-            steps.append((partial(self._whole.step, self._file), []))
+            steps.append((partial(self._whole.catch_up, self._file), []))
         return steps
 
     def _feed(self, works: list[PieceWork]) -> None:

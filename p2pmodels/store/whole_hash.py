@@ -13,10 +13,13 @@ import threading
 
 from p2pmodels.core.digests import Digest, Hasher, Sha256
 from p2pmodels.core.merkle import V1Hasher, V1Pieces
+from p2pmodels.core.pieces import MIB
 from p2pmodels.errors import DigestMismatch
 from p2pmodels.store.disk import Buffer
 from p2pmodels.store.partial_file import PartialFile
 from p2pmodels.store.piece_hashes import HASH_STEP
+
+READ_ON_BYTES = 32 * MIB  # bytes that one thread takes; a turn of the event loop between them costs
 
 
 class WholeHash:
@@ -45,14 +48,22 @@ class WholeHash:
                 self.reach = self.position
                 self._mutex.release()
 
-    def step(self, file: PartialFile) -> None:
-        """Read on for at most `HASH_STEP` bytes. Blocks; raises SizeMismatch, StoreFailed."""
+    def catch_up(self, file: PartialFile) -> None:
+        """Read on for at most `READ_ON_BYTES`. Blocks; raises SizeMismatch, StoreFailed."""
+        end = self.position + READ_ON_BYTES
+        while self.position < end and self._step(file):
+            pass
+
+    def _step(self, file: PartialFile) -> bool:
+        """Take at most `HASH_STEP` bytes; whether there were any."""
         with self._mutex:
             try:
                 self.reach = self.position + HASH_STEP
                 stop = min(self.reach, file.kept_until(self.position))
-                if stop > self.position:
-                    self._update(file.read(self.position, stop - self.position))
+                if stop == self.position:
+                    return False
+                self._update(file.read(self.position, stop - self.position))
+                return True
             finally:
                 self.reach = self.position
 

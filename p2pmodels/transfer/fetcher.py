@@ -37,8 +37,8 @@ from p2pmodels.store.partials import Partial
 from p2pmodels.supervision import Tasks
 from p2pmodels.transfer.fetch import Fetch, State
 from p2pmodels.transfer.flows import SELF, Flows
-from p2pmodels.transfer.seams import ByteOrigins, Nearby, Offer, Policy, Rooms
 from p2pmodels.transfer.room import Room
+from p2pmodels.transfer.seams import ByteOrigins, Nearby, Offer, Policy, Rooms
 
 log = logging.getLogger(__name__)
 

@@ -83,6 +83,7 @@ class Room:
         self._running: dict[int, asyncio.Task[None]] = {}
         self._tasks = Tasks()
         self._wake = asyncio.Event()
+        self._is_slack = asyncio.Event()
         self._was_public = False
         self._failure: P2PModelsError | None = None
         self._origin_error: P2PModelsError | None = None
@@ -191,9 +192,12 @@ class Room:
                 await self._wake.wait()
         crowd_s = max(STEP_EVERY_S, STEP_APART_S * len(self.board.members.by_id))
         step_s = STEP_YOUNG_S if clock.monotonic() - self._began < YOUNG_S else crowd_s
-        await clock.sleep(max(0.0, self._looked_at + step_s - clock.monotonic()))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, self._looked_at + step_s - clock.monotonic())):
+                await self._is_slack.wait()
         self._looked_at = clock.monotonic()
         self._wake.clear()
+        self._is_slack.clear()
 
     async def _hash_along(self) -> None:
         """Keep the hashes close behind what lands, so that the end costs no second read."""
@@ -300,6 +304,7 @@ class Room:
             with partial.borrow():
                 await self._pull_from(peer)(partial.digest, start, stop, sink, on_bytes)
             self._came.append((pull.number, ENDED))
+            self._is_slack.set()
         except HolderBusy as error:
             board.pulls.refused(pull.number, now(), error.retry_after_s)
         except NotHeld:
