@@ -34,6 +34,7 @@ from p2pmodels.transfer.lobby import Lobby, Visit
 from p2pmodels.transfer.meeting import (
     ANSWER_LIMIT_S,
     LARGER_WAITS_S,
+    LOOK_S,
     OFFERS_OUT_LIMIT,
     RETRY_CEILING_S,
     RETRY_FIRST_S,
@@ -264,7 +265,7 @@ async def test_pages_are_met_by_their_own_offers_only() -> None:
 async def test_silent_member_is_asked_ever_less_often_and_its_sessions_are_abandoned() -> None:
     async with world() as at:
         a, guest = at.daemon(), at.guest(B)
-        await at.pass_time(UNLINKED_S + ANSWER_LIMIT_S + 3)
+        await at.pass_time(UNLINKED_S + LOOK_S + ANSWER_LIMIT_S + 1)  # before the first repetition
         assert len(guest.offers) == 1
         assert len(a.sessions.abandoned) == 1
         await at.pass_time(600)
