@@ -358,8 +358,9 @@ def _run_end(now: Situation, peer: Member, start: int, open_now: bytearray) -> i
     """Up to where one pull goes: as long as it lasts about PULL_S."""
     length = piece_length(now.size)
     wanted = min(PULL_BYTES, peer.rate * PULL_S) if peer.rate else PULL_FIRST_BYTES
-    # The last ones are short, so that they end together.
-    wanted = min(wanted, open_now.count(1) * length / PULLS_PER_PEER / 2)
+    # The last ones are shorter, so that they end together.
+    share = open_now.count(1) * length / PULLS_PER_PEER / 2
+    wanted = min(wanted, max(PULL_FIRST_BYTES, share))
     limit = min(now.pieces, start + max(1, math.ceil(wanted / length)))
     stop = start + 1
     while stop < limit and peer.has[stop] and open_now[stop]:
