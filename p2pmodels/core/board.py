@@ -17,11 +17,12 @@ from p2pmodels.core.actions import Action, Ban, Reject, Say, Start, Stop
 from p2pmodels.core.chance import Chance
 from p2pmodels.core.digests import Digest
 from p2pmodels.core.frames import have_frames, lease_frame
+from p2pmodels.core.lease_picker import pick_leases
 from p2pmodels.core.leases import Leases
 from p2pmodels.core.members import Members
 from p2pmodels.core.peer import PeerId
-from p2pmodels.core.picker import pick_crawling, pick_leases, pick_pulls, pick_sick
 from p2pmodels.core.pieces import RangeSet, piece_length
+from p2pmodels.core.pull_picker import pick_crawling, pick_pulls, pick_sick
 from p2pmodels.core.pulls import Pulls
 from p2pmodels.core.questions import Questions
 from p2pmodels.core.search import Search

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from p2pmodels.core.digests import Digest
+from p2pmodels.core.lease_picker import wins
 from p2pmodels.core.peer import PeerId
-from p2pmodels.core.picker import wins
 from p2pmodels.core.pieces import piece_length
 from p2pmodels.core.situation import Lease, lease_pieces
 from p2pmodels.core.uplink import Uplink

@@ -1,4 +1,4 @@
-"""What the picker looks at: members, leases, pulls and readers of one blob at one moment.
+"""What the pickers look at: members, leases, pulls and readers of one blob at one moment.
 
 Sets of pieces are bytearrays of one byte a piece, 1 for what is in the set: whole-number arithmetic
 on them does a thousand pieces at a time.

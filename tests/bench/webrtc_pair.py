@@ -26,7 +26,7 @@ from aiohttp import web
 from p2pmodels.clock import RealClock
 from p2pmodels.core.digests import Sha256
 from p2pmodels.core.names import FilePath
-from p2pmodels.core.picker import PULL_BYTES, PULLS_PER_PEER
+from p2pmodels.core.pull_picker import PULL_BYTES, PULLS_PER_PEER
 from p2pmodels.core.torrent import Torrent
 from p2pmodels.core.tracker import Tracker
 from p2pmodels.doors.announce import ANNOUNCE_PATH, AnnounceDoor, AnnounceOptions

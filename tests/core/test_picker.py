@@ -1,26 +1,19 @@
-"""The picker: who takes which lease, and which pieces are asked of whom."""
+"""The pickers: who takes which lease, and which pieces are asked of whom."""
 
 from __future__ import annotations
 
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pmodels.core.digests import Sha256
+from p2pmodels.core.lease_picker import BEGIN_AFTER_S, TAKEN_PATIENCE, pick_leases, weight
 from p2pmodels.core.leases import Leases
 from p2pmodels.core.peer import PeerId
-from p2pmodels.core.picker import (
-    BEGIN_AFTER_S,
-    PULLS_LIMIT,
-    PULLS_PER_PEER,
-    STALL_S,
-    pick_leases,
-    pick_pulls,
-    pick_sick,
-    weight,
-)
 from p2pmodels.core.pieces import MIB, piece_length
+from p2pmodels.core.pull_picker import PULLS_LIMIT, PULLS_PER_PEER, STALL_S, pick_pulls, pick_sick
 from p2pmodels.core.situation import Lease, Member, Pull, Situation, Take, lease_pieces
 from p2pmodels.core.uplink import Uplink
 
@@ -104,6 +97,42 @@ def test_a_lease_without_progress_passes_on_and_a_live_one_does_not() -> None:
     dead = situation([other], leases=[lease], ours=ours, now=130.0)
     assert pick_leases(live) == []
     assert pick_leases(dead) == [Take(0, step, is_takeover=True)]
+
+
+def test_a_lease_that_was_passed_on_is_left_alone_for_longer() -> None:
+    other = member(1, is_wanting=True)
+    step = lease_pieces(SIZE)
+    ours = bytearray(step) + b"\1" * (PIECES - step)
+
+    def taken_after(seconds: float, *, is_takeover: bool) -> bool:
+        lease = Lease(peer(1), 0, step, 100.0, 100.0, is_takeover=is_takeover)
+        at = situation([other], leases=[lease], ours=ours, now=100.0 + seconds)
+        return bool(pick_leases(at))
+
+    waits = [
+        next(half / 2 for half in range(200) if taken_after(half / 2, is_takeover=is_takeover))
+        for is_takeover in (False, True)
+    ]
+    assert waits[1] == pytest.approx(TAKEN_PATIENCE * waits[0], rel=0.2)
+
+
+def test_who_fetches_alone_asks_in_order_and_the_last_pulls_are_shorter() -> None:
+    holder = member(1, range(PIECES), rate=1e9)
+    ours, starts, lengths = bytearray(PIECES), [], []
+    while 0 in ours:
+        for ask in pick_pulls(situation([holder], ours=ours), Random(1)):
+            starts.append(ask.start)
+            lengths.append(ask.stop - ask.start)
+            ours[ask.start : ask.stop] = b"\1" * lengths[-1]
+    assert starts == sorted(starts)
+    assert lengths == sorted(lengths, reverse=True) and lengths[-1] < lengths[0]
+
+
+def test_a_small_blob_is_asked_for_in_one_pull() -> None:
+    size = 1 * MIB
+    pieces = size // piece_length(size)
+    at = situation([member(1, range(pieces))], size=size, ours=bytearray(pieces))
+    assert [(ask.start, ask.stop) for ask in pick_pulls(at, Random(1))] == [(0, pieces)]
 
 
 @given(

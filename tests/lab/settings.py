@@ -3,7 +3,7 @@
 Rates are of payload: the shapers get the room that frames take on top, so that the optimum of a
 download is simply its size divided by its rate.
 
-What two cores can carry decides the defaults. A megabyte costs a machine about 25 ms of them in its
+What two cores can carry decides the rate. A megabyte costs a machine about 25 ms of them in its
 daemon and its client (measured with fifteen machines and one that had the model), so sixteen
 machines at 48 Mbit/s would need more than two cores, and their times would be those of the cores.
 The column `all%` of the table tells when that happens.
@@ -89,7 +89,7 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--quick", action="store_true", help="4 machines and 24 MB")
-    parser.add_argument("--size-mb", type=_positive, help="of a model (128)")
+    parser.add_argument("--size-mb", type=_positive, help="of a model (256)")
     parser.add_argument("--uplink-mbit", type=_positive, help="payload (24; with --quick 48)")
     parser.add_argument("--lan-mbit", type=_positive, default=950.0, help="payload (950)")
     parser.add_argument("--machines", type=int, nargs="+", help="that download at once (8 16)")
@@ -102,7 +102,7 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
     if rooms[0] < 3 or rooms[-1] > 200:
         parser.error("--machines: 3 to 200")
     return Settings(
-        size=round((found.size_mb or (24 if found.quick else 128)) * 1e6),
+        size=round((found.size_mb or (24 if found.quick else 256)) * 1e6),
         uplink_mbit=found.uplink_mbit or (48.0 if found.quick else 24.0),
         lan_mbit=found.lan_mbit,
         rooms=rooms,
