@@ -40,7 +40,7 @@ def situation(members: list[Member], **how: object) -> Situation:
         "size": SIZE,
         "ours": bytearray(PIECES),
         "members": {one.id: one for one in members},
-        "holders": [sum(one.has[piece] for one in members) for piece in range(PIECES)],
+        "holders": [sum(column) for column in zip(*(one.has for one in members), strict=True)],
         "leases": [],
         "pulls": [],
         "readers": [0],
@@ -131,7 +131,8 @@ def test_who_fetches_alone_asks_in_order_and_the_last_pulls_are_shorter() -> Non
 def test_a_small_blob_is_asked_for_in_one_pull() -> None:
     size = 1 * MIB
     pieces = size // piece_length(size)
-    at = situation([member(1, range(pieces))], size=size, ours=bytearray(pieces))
+    holder = Member(peer(1), bytearray(b"\1" * pieces))
+    at = situation([holder], size=size, ours=bytearray(pieces))
     assert [(ask.start, ask.stop) for ask in pick_pulls(at, Random(1))] == [(0, pieces)]
 
 
