@@ -39,8 +39,8 @@ SIZE = 200_000_000
 SMALL = "small.bin"
 ROUNDS = 3
 DAEMONS = 3
-PROBES = 5  # requests on one connection
-PAUSE_S = 0.03  # seconds between two series: they must not be what is measured
+PROBES = 2  # requests on one connection
+PAUSE_S = 0.1  # seconds between two series: they must not be what is measured
 MEGABYTE = 1e6  # bytes, as in all rates here
 
 

