@@ -14,6 +14,8 @@ from p2pmodels import __version__
 from p2pmodels.core.manifest import Manifest
 from p2pmodels.doors.parts import Parts
 from p2pmodels.metrics import BLOB_BYTES, PEERS, RUNNING, SHARED_BYTES
+from p2pmodels.sources.lan.link import Linked
+from p2pmodels.sources.lan.peers import PeerView
 from p2pmodels.store.figures import FROM_STORE, SERVED, SHARED
 from p2pmodels.transfer.fetch import Fetch
 from p2pmodels.transfer.flows import MIRROR, ORIGIN, SELF, SWARM
@@ -32,7 +34,6 @@ async def status(parts: Parts) -> Json:
     by_source["store"] = figures.counter(FROM_STORE)
     pinned = store.snapshots.pinned_blobs()
     transfers = [fetch for fetch in parts.fetcher.transfers() if not fetch.is_over]
-    peers = parts.lan.peers()
     return {
         "version": __version__,
         "id": identity.id,
@@ -58,7 +59,7 @@ async def status(parts: Parts) -> Json:
         ],
         "parts": dict(identity.states),
         "seeding": len(parts.swarm.seeds()),
-        "peers": sum(1 for peer in peers if peer.state == "ready"),
+        "peers": _ready(parts),
         "transfers": len(transfers),
     }
 
@@ -114,7 +115,7 @@ def _model(parts: Parts, manifest: Manifest) -> Json | None:
 
 
 def peers(parts: Parts) -> Json:
-    """The daemons nearby, with what passed between us."""
+    """The daemons nearby, and who is linked over WebRTC, with what passed between us."""
     down: Counter[str] = Counter()
     up: Counter[str] = Counter()
     for transfer in parts.swarm.transfers():
@@ -124,6 +125,7 @@ def peers(parts: Parts) -> Json:
             up[host] += peer.bytes_up
     exchanged = {(flow.source, flow.target): flow.bytes for flow in parts.flows.now()}
     now = parts.clock.monotonic()
+    carried = _carried(parts)
     return {
         "peers": [
             {
@@ -137,9 +139,42 @@ def peers(parts: Parts) -> Json:
                 "bytes_from": down[view.host] + exchanged.get((view.id, SELF), 0),
                 "bytes_to": up[view.host] + exchanged.get((SELF, view.id), 0),
             }
-            for view in parts.lan.peers()
+            for view in _others(parts, carried)
+        ]
+        + [
+            {
+                "id": str(link.id),
+                "address": link.host,
+                "bt_port": 0,
+                "found_by": "page" if link.is_guest else "webrtc",
+                "version": "",
+                "state": "ready",
+                "last_seen_s": round(max(0.0, now - link.last_heard), 1),
+                "bytes_from": exchanged.get((str(link.id), SELF), 0),
+                "bytes_to": exchanged.get((SELF, str(link.id)), 0),
+            }
+            for link in carried
         ]
     }
+
+
+def _carried(parts: Parts) -> list[Linked]:
+    """Who is linked by a channel and not over TCP as well."""
+    ready = {view.id for view in parts.lan.peers() if view.state == "ready"}
+    return [link for link in parts.exchange.carried() if str(link.id) not in ready]
+
+
+def _others(parts: Parts, carried: list[Linked]) -> list[PeerView]:
+    """The peers found nearby, without those that only a channel reaches."""
+    ids = {str(link.id) for link in carried}
+    return [view for view in parts.lan.peers() if view.id not in ids]
+
+
+def _ready(parts: Parts) -> int:
+    """How many daemons can be asked: pages only take."""
+    carried = _carried(parts)
+    near = sum(1 for view in _others(parts, carried) if view.state == "ready")
+    return near + sum(1 for link in carried if not link.is_guest)
 
 
 def flows(parts: Parts) -> Json:
@@ -180,7 +215,8 @@ def _origin_nodes(parts: Parts) -> list[Json]:
 
 
 def _peer_nodes(parts: Parts) -> list[Json]:
-    nearby = parts.lan.peers()
+    carried = _carried(parts)
+    nearby = _others(parts, carried)
     hosts = Counter(view.host for view in nearby)
     nodes = []
     for view in nearby:
@@ -188,6 +224,9 @@ def _peer_nodes(parts: Parts) -> list[Json]:
         name = view.host if view.host and hosts[view.host] == 1 else view.address
         # A suggestion has no id yet, and its text may be a stranger's: "origin", for example.
         nodes.append(_node(view.id or f"peer {view.address}", "peer", name, view.state))
+    for link in carried:
+        name = f"page at {link.host}" if link.is_guest else f"{link.host} (WebRTC)"
+        nodes.append(_node(str(link.id), "peer", name, "ready"))
     return nodes
 
 
@@ -234,6 +273,6 @@ def _transfer(fetch: Fetch) -> Json:
 def update_gauges(parts: Parts) -> None:
     """Bring the gauges up to date before they are scraped."""
     BLOB_BYTES.set(parts.store.blobs.bytes)
-    PEERS.set(sum(1 for peer in parts.lan.peers() if peer.state == "ready"))
+    PEERS.set(_ready(parts))
     RUNNING.set(sum(1 for fetch in parts.fetcher.transfers() if not fetch.is_over))
     SHARED_BYTES.set(shared_bytes(parts))

@@ -244,6 +244,10 @@ class Exchange:
         """Whether there is a link with this peer."""
         return self.links.is_linked(id)
 
+    def carried(self) -> list[Linked]:
+        """Daemons and pages that are linked by a channel."""
+        return self.links.carried()
+
     def _linked(self, peer: Linked) -> None:
         if peer.carrier is not None:
             self._gives.serve(peer.carrier, peer.id)

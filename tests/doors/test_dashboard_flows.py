@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
+from p2pmodels.core.peer import PeerId
 from p2pmodels.doors import views
 from p2pmodels.doors.parts import Parts
+from p2pmodels.sources.lan.link import Linked
 from p2pmodels.sources.lan.peers import FoundBy, PeerState, PeerView
 from p2pmodels.sources.origin.origins import OriginState
 from p2pmodels.transfer.flows import Flows
 from tests.fakes import FakeClock
 
-ANNE, BERT = "a" * 32, "b" * 32
+ANNE, BERT, PAGE = "a" * 32, "b" * 32, "c" * 32
 
 
 def seen(peer_id: str, host: str, port: int = 7879, address: str = "") -> PeerView:
@@ -41,6 +43,7 @@ class World:
     peers: list[PeerView] = field(default_factory=list)
     origins: list[OriginState] = field(default_factory=list)
     swarm: list[SimpleNamespace] = field(default_factory=list)
+    carried: list[Linked] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.flows = Flows(self.clock)
@@ -51,6 +54,7 @@ class World:
             "Parts",
             SimpleNamespace(
                 clock=self.clock,
+                exchange=SimpleNamespace(carried=lambda: self.carried),
                 flows=self.flows,
                 lan=SimpleNamespace(peers=lambda: self.peers),
                 origins=SimpleNamespace(states=lambda: self.origins),
@@ -134,3 +138,30 @@ def test_machines_nearby_show_what_passed_over_the_swarm_and_directly(world: Wor
     (shown,) = cast(list[views.Json], views.peers(world.parts)["peers"])
     assert (shown["bytes_from"], shown["bytes_to"]) == (105, 207)
     assert world.nodes()[2]["state"] == "ready"
+
+
+def linked(peer_id: str, host: str, port: int) -> Linked:
+    carrier = cast(Any, object())  # that there is one is all that matters here
+    return Linked(PeerId(peer_id), host, port, b"", True, -3.0, carrier)
+
+
+def test_who_is_linked_over_webrtc_is_shown_once_with_what_passed(world: World) -> None:
+    world.peers = [seen(ANNE, "192.168.1.5"), seen("", "192.168.1.6")]
+    world.carried = [linked(BERT, "192.168.1.6", 7879), linked(PAGE, "192.168.1.9", 0)]
+    world.flows.count(BERT, "self", 1000)
+    world.flows.count("self", PAGE, 400)
+    rows = cast(list[views.Json], views.peers(world.parts)["peers"])
+    found = {row["id"]: row for row in rows}
+    assert [found[id]["found_by"] for id in (ANNE, BERT, PAGE)] == ["mdns", "webrtc", "page"]
+    assert (found[BERT]["bytes_from"], found[PAGE]["bytes_to"]) == (1000, 400)
+    assert found[BERT]["last_seen_s"] == 3.0
+    named = {node["id"]: node["name"] for node in world.nodes()}
+    assert (named[BERT], named[PAGE]) == ("192.168.1.6 (WebRTC)", "page at 192.168.1.9")
+    assert {(flow["from"], flow["to"]) for flow in world.told()} == {(BERT, "self"), ("self", PAGE)}
+
+
+def test_daemon_that_is_found_again_over_tcp_is_one_row(world: World) -> None:
+    world.peers = [seen(BERT, "192.168.1.6")]
+    world.carried = [linked(BERT, "192.168.1.6", 7879)]
+    rows = cast(list[views.Json], views.peers(world.parts)["peers"])
+    assert [(row["id"], row["found_by"]) for row in rows] == [(BERT, "mdns")]

@@ -282,12 +282,12 @@ function fillPeer(row, peer) {
   attribute(within(row, ".dot"), "class", `dot ${kind}`);
   const name = within(row, ".name");
   text(name, peer.address);
-  attribute(name, "title", `peer ${peer.id}, p2pmodels ${peer.version}`);
+  attribute(name, "title", `peer ${peer.id}${peer.version && `, p2pmodels ${peer.version}`}`);
   text(within(row, ".state"), words.PEER_STATES[peer.state] ?? peer.state);
   const parts = [];
   if (peer.bytes_from > 0) parts.push(`gave us ${words.bytes(peer.bytes_from)}`);
   if (peer.bytes_to > 0) parts.push(`got ${words.bytes(peer.bytes_to)} from us`);
-  parts.push(peer.found_by === "mdns" ? "found by itself" : "set by hand");
+  parts.push(words.FOUND_BY[peer.found_by] ?? peer.found_by);
   if (peer.state !== "ready") parts.push(`last seen ${words.duration(peer.last_seen_s)} ago`);
   text(within(row, ".detail"), parts.join(" · "));
 }

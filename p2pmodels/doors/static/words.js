@@ -184,6 +184,13 @@ export const PEER_STATES = {
   unreachable: "does not answer",
 };
 
+export const FOUND_BY = {
+  mdns: "found by itself",
+  configured: "set by hand",
+  webrtc: "over WebRTC",
+  page: "a page that gets models here",
+};
+
 /** @type {Record<string, string>} */
 export const ORIGIN_STATES = { ok: "answers", limited: "asks us to wait", down: "does not answer" };
 

@@ -153,6 +153,11 @@ class Links:
         """Everybody with whom there is a link."""
         return [link.linked for link in self._by_id.values() if link.is_ready and link.linked]
 
+    def carried(self) -> list[Linked]:
+        """The daemons and pages whose bytes come and go by a channel, not over TCP."""
+        links = (*self._by_id.values(), *self._guests.values())
+        return [link.linked for link in links if link.is_ready and link.linked and link.carrier]
+
     def ticket_for(self, peer: PeerAddress) -> str | None:
         """What the peer at this address gave us to show, as 32 hexadecimal digits."""
         for linked in self.links():
