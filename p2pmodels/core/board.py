@@ -61,8 +61,7 @@ class Board:
         self.testimony = Testimony(self.pieces)
         self.is_alone = False
         self._random, self._under_way = random, under_way
-        self._began = now
-        self._origin_until = now
+        self._began = self._origin_until = now
         self._questions = Questions()
         self._shown_since: dict[int, float] = {}
         self._readers: tuple[int, ...] = ()
@@ -273,8 +272,8 @@ class Board:
 
     def next_look(self, now: float) -> float:
         """When `step` should be called at the latest, if nothing happens before."""
-        times = self._questions.ends(now)
-        times.append(now + (LOOK_ALONE_S if self.is_alone else LOOK_EVERY_S))
+        look_s = LOOK_ALONE_S if self.is_alone else LOOK_EVERY_S
+        times = [*self._questions.ends(now), now + look_s]
         if self._fresh:
             times.append(max(now, self._said_at + self._have_every_s))
         return min(times)

@@ -1,7 +1,7 @@
 """One running fetch in the LAN exchange: its board, its origin connections and its pulls.
 
 1. The board decides, this carries out: frames to the links, claims to the origin's download, pulls
-   to the range client. It looks at most every STEP_EVERY_S.
+   to the range client.
 2. Bytes of peers land piece by piece, each only when its root is what was said of it.
 3. The origin may fail or ask us to wait while others can help; when nobody can, its error ends the
    fetch. A refusal (401, 403, 404) ends it at once.
@@ -44,14 +44,11 @@ from p2pmodels.store.partials import Partial
 from p2pmodels.supervision import Tasks
 from p2pmodels.transfer.fetch import Fetch
 from p2pmodels.transfer.flows import SELF
+from p2pmodels.transfer.pace import Pace
 from p2pmodels.transfer.room_parts import FillFromOrigin, RoomParts
 
 log = logging.getLogger(__name__)
 
-STEP_EVERY_S = 0.04  # seconds between two looks at a board; what comes meanwhile is seen together
-STEP_APART_S = 0.01  # seconds that every member adds to that: as many frames come in less looks
-STEP_YOUNG_S = 0.01  # the same while a fetch begins: a client waits for its first byte
-YOUNG_S = 0.5  # seconds for which that is so
 ORIGIN_PAUSE_S = 5.0  # seconds after a failure of the origin before we ask it again, others may
 HASH_AGAIN_S = 0.25  # seconds after which we look for unhashed pieces, even if nothing was told
 TALKING_S = 1.0  # seconds since its last frame for which a peer counts as talking
@@ -82,13 +79,11 @@ class Room:
         self._came: deque[tuple[int, int]] = deque()
         self._running: dict[int, asyncio.Task[None]] = {}
         self._tasks = Tasks()
-        self._wake = asyncio.Event()
-        self._is_slack = asyncio.Event()
+        self._pace = Pace(parts.clock)
         self._was_public = False
         self._failure: P2PModelsError | None = None
         self._origin_error: P2PModelsError | None = None
-        self._looked_at = parts.clock.monotonic() - STEP_EVERY_S
-        self._began = self._landed_at = parts.clock.monotonic()
+        self._landed_at = parts.clock.monotonic()
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
@@ -111,7 +106,7 @@ class Room:
         now = self._clock.monotonic()
         is_talking = now - peer.last_heard < TALKING_S
         self._send(peer.id, self.board.asked(peer.id, now, is_talking=is_talking))
-        self._wake.set()
+        self._pace.wake()
 
     def heard(self, peer: PeerId, frame: Frame) -> None:
         """A peer says something about this blob, or about its load."""
@@ -119,19 +114,19 @@ class Room:
         self.board.heard(peer, frame, now)
         # A room's answers come together: one look at them. How busy somebody is changes nothing.
         if not isinstance(frame, Busy) and not self.board.is_awaiting(now):
-            self._wake.set()
+            self._pace.wake()
 
     def left(self, peer: PeerId) -> None:
         """The link with this peer has ended."""
         self._peers.pop(peer, None)
         self.board.left(peer, self._clock.monotonic())
-        self._wake.set()
+        self._pace.wake()
 
     def expel(self, peer: PeerId) -> None:
         """This peer was caught lying."""
         self._peers.pop(peer, None)
         self.board.expel(peer, self._clock.monotonic())
-        self._wake.set()
+        self._pace.wake()
 
     def _send(self, peer: PeerId, frame: Frame) -> None:
         if isinstance(frame, Have) and frame.runs and not self._was_public:
@@ -154,7 +149,8 @@ class Room:
                 if self._is_done():
                     return
                 self._raise_if_over()
-                await self._pause()
+                until = self.board.next_look(self._clock.monotonic())
+                await self._pace.pause(until, len(self.board.members.by_id))
 
     def _is_done(self) -> bool:
         return self.partial.is_full and self.board.is_full and not self.board.is_searching
@@ -183,22 +179,6 @@ class Room:
                 for frame in self.board.answer():
                     self._send(peer, frame)
 
-    async def _pause(self) -> None:
-        """Wait for news, or until the board wants to look again; but never look too often."""
-        clock = self._clock
-        until = self.board.next_look(clock.monotonic())
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, until - clock.monotonic())):
-                await self._wake.wait()
-        crowd_s = max(STEP_EVERY_S, STEP_APART_S * len(self.board.members.by_id))
-        step_s = STEP_YOUNG_S if clock.monotonic() - self._began < YOUNG_S else crowd_s
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, self._looked_at + step_s - clock.monotonic())):
-                await self._is_slack.wait()
-        self._looked_at = clock.monotonic()
-        self._wake.clear()
-        self._is_slack.clear()
-
     async def _hash_along(self) -> None:
         """Keep the hashes close behind what lands, so that the end costs no second read."""
         partial = self.partial
@@ -213,7 +193,7 @@ class Room:
 
     def _fail(self, error: P2PModelsError) -> None:
         self._failure = error
-        self._wake.set()
+        self._pace.wake()
 
     def _act(self, action: Action) -> None:
         match action:
@@ -261,7 +241,7 @@ class Room:
         log.info("%s: %s; asked again in %.0f s", self.fetch.want, error, wait_s)
         self._origin_error = error
         self.board.origin_fails(wait_s, self._clock.monotonic())
-        self._wake.set()
+        self._pace.wake()
         await self._clock.sleep(wait_s)
         self._origin_error = None
 
@@ -293,7 +273,7 @@ class Room:
 
         def on_written(end: int) -> None:
             self._came.append((pull.number, pull.stop if end == stop else end // board.length))
-            self._wake.set()
+            self._pace.wake()
 
         def sink(offset: int, view: memoryview) -> None:  # in a thread
             partial.put(offset, view)
@@ -304,7 +284,7 @@ class Room:
             with partial.borrow():
                 await self._pull_from(peer)(partial.digest, start, stop, sink, on_bytes)
             self._came.append((pull.number, ENDED))
-            self._is_slack.set()
+            self._pace.slacken()
         except HolderBusy as error:
             board.pulls.refused(pull.number, now(), error.retry_after_s)
         except NotHeld:
@@ -318,7 +298,7 @@ class Room:
             self._fail(error)
         finally:
             self._running.pop(pull.number, None)
-            self._wake.set()
+            self._pace.wake()
 
     def _pull_from(self, peer: Linked) -> Pulling:
         """How bytes come from this peer: by its channel, or over TCP with its ticket."""
@@ -389,7 +369,7 @@ class Room:
         self.board.landed(index, root, now, giver=giver, is_vouched=giver is None and vouched)
         if giver is None:
             self._landed_at = now
-        self._wake.set()
+        self._pace.wake()
 
     # the end
 

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from p2pmodels.core.announce import (
@@ -178,6 +178,8 @@ names = st.sampled_from([
 ])  # fmt: skip
 
 
+# The first text of a run loads Hypothesis' tables of Unicode, which takes a busy machine a second.
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(names, values), st.sampled_from([announce(), answer(), {"action": "scrape"}])
 )
