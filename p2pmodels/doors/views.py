@@ -72,7 +72,7 @@ def shared_bytes(parts: Parts) -> int:
 def shared_now(parts: Parts) -> int:
     """Bytes uploaded to peers since this daemon started."""
     uploaded: int = parts.swarm.totals()[1]
-    return uploaded + parts.uploads.total
+    return uploaded + parts.uploads.total + parts.channel_uploads.total
 
 
 def models(parts: Parts) -> Json:

@@ -25,7 +25,8 @@ const TRANSFER_ROWS = 8; // rows; a model of a hundred shards must not push the 
 export function headline({ status, models, peers }) {
   const { rows: places, total } = words.places(status.bytes_by_source);
   const internet = places.find((row) => row.place.key === "internet")?.bytes ?? 0;
-  const nearby = peers.filter((peer) => peer.state === "ready").length;
+  const daemons = peers.filter((peer) => peer.found_by !== "page");
+  const nearby = daemons.filter((peer) => peer.state === "ready").length;
   const saved = total - internet;
   const isNew = models.length === 0 && total === 0;
   const figures = [

@@ -124,7 +124,7 @@ const SOURCES = [
   ["store", "Already here"],
   ["lan", "Local network"],
   ["swarm", "BitTorrent"],
-  ["webrtc", "Browsers"],
+  ["webrtc", "Over WebRTC"],
   ["mirror", "A mirror"],
   ["origin", "The origin"],
 ];
@@ -202,4 +202,8 @@ export const PART_NAMES = {
   sharing: "Sharing",
   origins: "Looking after origins",
   nearby: "Meeting peers",
+  links: "Links to machines",
+  exchange: "Sharing a download",
+  webrtc: "WebRTC",
+  meeting: "Meeting over WebRTC",
 };
