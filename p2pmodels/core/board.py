@@ -28,7 +28,7 @@ from p2pmodels.core.questions import Questions
 from p2pmodels.core.search import Search
 from p2pmodels.core.situation import WHOLE_LEASE_BYTES, Lease, Situation, ones
 from p2pmodels.core.testimony import Testimony
-from p2pmodels.core.uplink import Uplink
+from p2pmodels.core.traffic import Traffic
 from p2pmodels.core.wire import Busy, Frame, Have, LeaseState, Unwant, Want
 from p2pmodels.core.wire import Lease as LeaseFrame
 
@@ -47,7 +47,7 @@ class Board:
         size: int,
         now: float,
         random: Chance,
-        uplink: Uplink,
+        traffic: Traffic,
         under_way: Callable[[], Sequence[tuple[int, int]]] = tuple,
     ) -> None:
         """`under_way` tells the bytes (at, stop) that origin connections are fetching now."""
@@ -56,8 +56,8 @@ class Board:
         self.pieces = -(-size // self.length)
         self.ours = bytearray(self.pieces)
         self.members = Members(self.pieces)
-        self.leases, self._uplink = Leases(blob, size, uplink), uplink
-        self.pulls = Pulls(self.members)
+        self.leases, self._traffic = Leases(blob, size, traffic), traffic
+        self.pulls = Pulls(self.members, traffic.intake)
         self.testimony = Testimony(self.pieces)
         self.is_alone = False
         self._random, self._under_way = random, under_way
@@ -227,6 +227,8 @@ class Board:
         if not self.ours[piece]:
             self.ours[piece] = 1
             self._fresh.append(piece)
+            if giver is None and not self.is_alone:
+                self._traffic.intake.count(self.length, now)
             self.leases.progress(self.own, piece, piece + 1, now)
             self.leases.end(self._is_done)
         self._shown_since.pop(piece, None)
@@ -314,21 +316,18 @@ class Board:
             pulls=list(self.pulls),
             readers=self._readers,
             began=self._began,
+            ended_at=self.leases.ended_at,
             free_since=self.leases.free_since,
             shown_since=self._shown_since,
-            turn_s=self._uplink.turn_s(self.length),
-            uplink_leases=self._uplink.leases,
+            traffic=self._traffic,
             can_ask_origin=now >= max(origin_until, self._origin_until),
             closed=self.testimony.in_doubt | self._search.pieces,
         )
 
-    def _is_settled(self) -> bool:  # the digest decides now, or has decided well
-        return self.is_full and not self._search.rounds
-
     def _look_for_liars(self, now: float) -> None:
         if self.is_full:
             self._reject(self._search.begin(list(ones(self.ours)), now))
-        if not self._is_settled():
+        if not (self.is_full and self._search.is_calm):
             self._reject(piece for piece in self._search.doubt() if self.ours[piece])
 
     def expel(self, peer: PeerId, now: float) -> None:
@@ -338,7 +337,7 @@ class Board:
         self.left(peer, now)
         self.members.ban(peer)
         void = self.testimony.disown(peer)
-        if self._is_settled():
+        if self.is_full and self._search.is_calm:
             return
         self._reject(piece for piece in void if self.ours[piece] and not self._vouched[piece])
 
@@ -355,6 +354,7 @@ class Board:
         if gone:
             self._actions.append(Reject(gone))
             self._is_anew = True
+            self._search.call_off()
 
     def _begin_anew(self) -> None:
         """A `have` takes nothing back; a `want` does, and asks what the others have by now."""

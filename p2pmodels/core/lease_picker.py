@@ -3,11 +3,14 @@
 A lease is a part of a blob that one machine gets from the origin, so that a room asks it once:
 1. Rendezvous hashing of (blob, lease, peer) names the machine that takes a lease from the origin;
    every machine computes the same answer, and a machine that comes or goes moves only its own.
-2. An owner takes its leases one after the other. Who has none left takes one that nobody began, in
+2. A few leases are under way at once, in the order in which they are read: more would not fill the
+   origin's line any better, and clients would get nothing in order before the end.
+3. An owner takes its leases one after the other. Who has none left takes one that nobody began, in
    the order of the hash, a little later for each rank; so does everybody for a lease that makes
    no progress, and in the end for one that is far slower than the room's others.
-3. Two that began the same lease see it at once; the one of the higher weight goes on.
-4. A lease that was passed on is left alone for longer: a new connection is slower than an old one.
+4. Two that began the same lease see it at once; the one of the higher weight goes on.
+5. A long lease is shared by halves while few are under way: one slow holder would stop the room.
+6. A lease that was passed on is left alone for longer: a new connection is slower than an old one.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from p2pmodels.core.digests import Digest
 from p2pmodels.core.peer import PeerId
 from p2pmodels.core.pieces import piece_length
 from p2pmodels.core.situation import (
+    LEASE_BYTES,
     Lease,
     Situation,
     Take,
@@ -29,17 +33,17 @@ from p2pmodels.core.situation import (
     union,
 )
 
-ORIGIN_STREAMS = 4  # leases under way that a room of one to four machines keeps up together
+ORIGIN_STREAMS = 4  # leases of a blob under way at once: what fills a line, in reading order
 BEGIN_AFTER_S = 2.0  # seconds an owner has to begin its lease before others may; it asks them first
-LOOK_AT_LEASES = 64  # leases that may be taken of others, looked at in one choice
 RANK_STEP_S = 0.15  # seconds between the turns of two ranks; a `lease` frame takes far less
-PROGRESS_FIRST_S = 5.0  # seconds for the first piece of a lease; origins are slow to begin
-PROGRESS_MIN_S = 2.0  # seconds without a piece before a lease may pass on, at the least
+PROGRESS_FIRST_S = 8.0  # seconds for the first piece of a lease; origins are slow to begin
+PROGRESS_MIN_S = 4.0  # seconds without a piece before a lease may pass on, at the least
 PROGRESS_MAX_S = 30.0  # and at the most, however many share however slow a line
-PROGRESS_TURNS = 4.0  # turns that a lease may stand still: TCP does not share evenly
-FIRST_TURNS = 8.0  # the same until its first piece: a new connection gets less than old ones
+PROGRESS_TURNS = 10.0  # turns that a lease may stand still: TCP shares a line in gusts
+FIRST_TURNS = 16.0  # the same until its first piece: a new connection gets less than old ones
 SLOW_FACTOR = 3.0  # a lease that will take so many times as long as it would here passes on
 SLOW_TURNS = 16.0  # turns after which a lease is judged: the first pieces say nothing
+SPLIT_AFTER_S = 2.0  # seconds after which half of a lease may be taken by an idle machine
 TAKEN_PATIENCE = 3.0  # times as long until a lease is passed on again: each time costs a connection
 TAKE_STEP_S = 0.5  # seconds between the turns of two ranks at passing on; two looks in a crowd
 
@@ -66,7 +70,7 @@ def pick_leases(now: Situation) -> list[Take]:
         return begin[: capacity - mine]
     if steal:
         return [min(steal, key=lambda item: item[0])[1]]
-    return _slowest(now, rivals)
+    return _slowest(now, rivals) or _half(now, rivals)
 
 
 def _rivals(now: Situation) -> list[PeerId]:
@@ -80,15 +84,14 @@ def _rivals(now: Situation) -> list[PeerId]:
 
 def _needed(now: Situation) -> tuple[bytearray, dict[int, Lease]]:
     """The pieces that only the origin can give and nobody fetches; and leases that stand still."""
-    there = union(now.pieces, (m.has for m in now.members.values() if m.is_usable))
-    there = union(now.pieces, (there, now.ours))
+    needed = _lacking(now)
     late: dict[int, Lease] = {}
     for lease in now.leases:
         if lease.holder == now.own or is_live(now, lease):
-            there[lease.start : lease.stop] = b"\1" * (lease.stop - lease.start)
+            needed[lease.start : lease.stop] = bytes(lease.stop - lease.start)
         else:
             late[lease.start // lease_pieces(now.size)] = lease
-    return minus(b"\1" * now.pieces, there), late
+    return needed, late
 
 
 def _free_leases(
@@ -98,12 +101,14 @@ def _free_leases(
     step = lease_pieces(now.size)
     begin: list[Take] = []
     steal: list[tuple[int, Take]] = []
+    slots = ORIGIN_STREAMS - len(now.leases) + len(late)
     for number in _in_reading_order(now, step):
         start = needed.find(1, number * step, (number + 1) * step)
         if start < 0:
             continue
-        if len(begin) >= ORIGIN_STREAMS or len(steal) >= LOOK_AT_LEASES:
+        if slots <= 0:
             break
+        slots -= 1
         stop = needed.find(0, start, (number + 1) * step)
         stop = min(now.pieces, (number + 1) * step) if stop < 0 else stop
         slow = late.get(number)
@@ -111,7 +116,7 @@ def _free_leases(
         ours = weight(now.blob, number, now.own)
         rank = sum(1 for peer in others if weight(now.blob, number, peer) > ours)
         take, step_s = Take(start, stop, slow is not None), TAKE_STEP_S if slow else RANK_STEP_S
-        since = max(now.began, now.free_since.get(number, now.began)) + BEGIN_AFTER_S
+        since = max(now.began, now.ended_at, now.free_since.get(number, 0.0)) + BEGIN_AFTER_S
         if slow is not None:
             since = max(since, slow.progressed + patience(now, slow))
         if rank == 0:
@@ -145,7 +150,7 @@ def patience(now: Situation, lease: Lease) -> float:
         return 0.0
     shortest = PROGRESS_MIN_S if lease.landed else PROGRESS_FIRST_S
     if not now.turn_s:  # nobody has got anything yet: many that share a line take long to begin
-        return min(PROGRESS_MAX_S, _times(lease) * shortest * now.uplink_leases)
+        return min(PROGRESS_MAX_S, _times(lease) * shortest * max(1, now.traffic.leases))
     turns = PROGRESS_TURNS if lease.landed else FIRST_TURNS
     return min(PROGRESS_MAX_S, _times(lease) * max(shortest, turns * now.turn_s))
 
@@ -167,7 +172,7 @@ def _slowest(now: Situation, rivals: Sequence[PeerId]) -> list[Take]:
         rank = sum(1 for peer in others if weight(now.blob, take.start // step, peer) > ours)
         here = (take.stop - take.start) * now.turn_s
         if since is None:  # all see it at the same moment: one after the other, by the clock
-            is_turn = int(now.now / RANK_STEP_S) % (len(rivals) + 1) == rank
+            is_turn = int(now.now / TAKE_STEP_S) % (len(rivals) + 1) == rank
         else:
             is_turn = now.now >= since + rank * TAKE_STEP_S
         if is_turn and wait > SLOW_FACTOR * here + BEGIN_AFTER_S:
@@ -175,10 +180,31 @@ def _slowest(now: Situation, rivals: Sequence[PeerId]) -> list[Take]:
     return []
 
 
+def _half(now: Situation, rivals: Sequence[PeerId]) -> list[Take]:
+    """The second half of a long lease, when the room hardly uses the origin's line.
+
+    Its holder may have a narrow line itself, and nobody would know: there is nothing to compare.
+    """
+    traffic = now.traffic
+    if traffic.leases >= ORIGIN_STREAMS or 2 * traffic.intake.rate < traffic.uplink.rate:
+        return []
+    step, lacking = lease_pieces(now.size), _lacking(now)
+    for lease in now.leases:
+        spans = runs(lacking, lease.start, lease.stop)
+        start, stop = max(spans, key=lambda span: span[1] - span[0], default=(0, 0))
+        if lease.holder == now.own or (stop - start) * piece_length(now.size) <= LEASE_BYTES:
+            continue
+        others = (peer for peer in rivals if peer != lease.holder)
+        ours = weight(now.blob, lease.start // step, now.own)
+        rank = sum(1 for peer in others if weight(now.blob, lease.start // step, peer) > ours)
+        if now.now >= lease.since + SPLIT_AFTER_S + rank * TAKE_STEP_S:
+            return [Take((start + stop) // 2, stop, is_takeover=True)]
+    return []
+
+
 def _slow_leases(now: Situation) -> Iterator[tuple[float, float | None, PeerId, Take]]:
     """What each lease of others still needs, all but one piece: for how long, slow since when."""
-    there = union(now.pieces, (m.has for m in now.members.values() if m.is_usable))
-    lacking = minus(b"\1" * now.pieces, union(now.pieces, (there, now.ours)))
+    lacking = _lacking(now)
     for lease in now.leases:
         age = now.now - lease.since
         since = lease.since + _times(lease) * max(PROGRESS_FIRST_S, SLOW_TURNS * now.turn_s)
@@ -186,10 +212,18 @@ def _slow_leases(now: Situation) -> Iterator[tuple[float, float | None, PeerId, 
         if lease.holder == now.own or first < 0 or now.now < since:
             continue
         for start, stop in runs(lacking, first + 1, lease.stop):
-            pace = max(age / (lease.landed + 1), now.now - lease.progressed)
-            wait, take = (stop - start) * pace, Take(start, stop, is_takeover=True)
+            wait, take = (
+                (stop - start) * age / (lease.landed + 1),
+                Take(start, stop, is_takeover=True),
+            )
             yield wait, since, lease.holder, take
             break
+
+
+def _lacking(now: Situation) -> bytearray:
+    """What nobody has that can be counted on."""
+    there = union(now.pieces, (m.has for m in now.members.values() if m.is_usable))
+    return minus(b"\1" * now.pieces, union(now.pieces, (there, now.ours)))
 
 
 def _slow_givers(now: Situation) -> Iterator[tuple[float, float | None, PeerId, Take]]:
@@ -201,11 +235,14 @@ def _slow_givers(now: Situation) -> Iterator[tuple[float, float | None, PeerId, 
     for member in now.members.values():
         if not (member.is_usable and member.rate):
             continue
+        if SLOW_FACTOR * member.rate >= now.traffic.pull_rate:
+            continue  # our own line is no quicker
         lone = minus(minus(member.has, now.ours), fetched)
         for other in now.members.values():
             if other is not member and other.is_usable:
                 lone = minus(lone, other.has)
-        wait = lone.count(1) * piece_length(now.size) / member.rate
+        # Others pull from it as well, and what one of them gets all will have.
+        wait = lone.count(1) * piece_length(now.size) / (member.rate * max(1, member.uploads))
         for start, stop in runs(lone, 0, now.pieces):
             yield wait, None, member.id, Take(start, stop, is_takeover=True)
             break

@@ -14,7 +14,7 @@ from p2pmodels.core.lease_picker import wins
 from p2pmodels.core.peer import PeerId
 from p2pmodels.core.pieces import piece_length
 from p2pmodels.core.situation import Lease, lease_pieces
-from p2pmodels.core.uplink import Uplink
+from p2pmodels.core.traffic import Traffic
 
 FIRM_AFTER_S = 0.25  # seconds after which a lease is kept against one who begins the same
 
@@ -22,10 +22,12 @@ FIRM_AFTER_S = 0.25  # seconds after which a lease is kept against one who begin
 class Leases:
     """`free_since` says for each lease that was given back or lost, when that was."""
 
-    def __init__(self, blob: Digest, size: int, uplink: Uplink) -> None:
-        self._blob, self._uplink = blob, uplink
+    def __init__(self, blob: Digest, size: int, traffic: Traffic) -> None:
+        self._blob, self._traffic = blob, traffic
         self.all: list[Lease] = []
         self.free_since: dict[int, float] = {}
+        self.ended_at = 0.0
+        """When one last came to its end."""
         self.step, self._length = lease_pieces(size), piece_length(size)
 
     def __iter__(self) -> Iterator[Lease]:
@@ -118,8 +120,10 @@ class Leases:
                 continue
             lease.progressed = now
             lease.landed += count
-            self._uplink.landed(count * self._length, now)
+            self._traffic.uplink.count(count * self._length, now)
 
     def end(self, is_done: Callable[[Lease], bool]) -> None:
         """Leases whose pieces are all there are over."""
-        self.all = [lease for lease in self.all if not is_done(lease)]
+        for lease in [lease for lease in self.all if is_done(lease)]:
+            self.all.remove(lease)
+            self.ended_at = max(self.ended_at, lease.progressed)

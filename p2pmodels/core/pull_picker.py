@@ -5,7 +5,8 @@ Copies spread as a tree:
 2. A piece with few holders is asked for by a few at a time; who waits its turn gets it from them.
    In a crowd, pieces that nobody reads yet are asked for in runs.
 3. From the holder that will be quickest: by its measured rate, its load and what we asked already.
-4. A pull without a byte for STALL_S, or far slower than another holder, is asked elsewhere as well.
+4. A pull without a byte for STALL_S, or far slower than another holder, is asked elsewhere as well;
+   not when our own line is the narrow one, which twice the pulls would only clog.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from p2pmodels.core.chance import Chance
 from p2pmodels.core.peer import PeerId
-from p2pmodels.core.pieces import MIB, piece_length
+from p2pmodels.core.pieces import KIB, MIB, piece_length
 from p2pmodels.core.situation import Ask, Member, Pull, Situation, minus, ones, runs, union
 
 PULLS_LIMIT = 8  # pulls of one blob at once
+PULLS_MIN = 3  # pulls at once of all blobs, however narrow our own line is
+PULL_RATE_MIN = 256 * KIB  # bytes a second that more pulls should bring each: TCP chokes on crumbs
 PULLS_PER_PEER = 3  # pulls of one blob from one peer: two flow while the next is asked
 PULL_BYTES = 32 * MIB  # bytes of a pull at the most; a quick peer sends them in a tenth of a second
 PULL_FIRST_BYTES = 4 * MIB  # bytes of a pull from a peer whose rate is not known
@@ -31,8 +34,12 @@ FAN_OUT = 1  # machines that ask for a piece at once for each one that has it
 TURN_BYTES = 2 * MIB  # bytes in a row that it is one machine's turn to ask for: few requests
 TURN_S = 1.0  # seconds without a new holder after which a piece is asked for out of turn
 STALL_S = 0.75  # seconds without a byte after which a pull is asked elsewhere as well
-CRAWL_RATE = 16 * 1024  # bytes a second; below it a peer is no help to anybody (D4)
+STALL_BYTES = 512 * KIB  # or longer, on a narrow line: until its even share would be so much
+STALL_MAX_S = 5.0  # seconds at the most
+CRAWL_RATE = 16.0 * KIB  # bytes a second; below it a peer is no help to anybody (D4)
 CRAWL_AFTER_S = 3.0  # seconds over which that is measured
+CRAWL_PART = 0.25  # and below this part of its even share, where our own line is narrow
+CRAWL_LINE_RATE = 4 * CRAWL_RATE  # bytes a second that must come in all before that counts
 SLOW_PULL_FACTOR = 3.0  # times as quick as a pull is another holder that is asked as well
 SLOW_PULL_S = 1.0  # seconds that a pull must still take before a quicker holder is asked
 
@@ -40,6 +47,8 @@ SLOW_PULL_S = 1.0  # seconds that a pull must still take before a quicker holder
 def pick_pulls(now: Situation, random: Chance) -> list[Ask]:
     """Which pieces to ask of whom."""
     free = PULLS_LIMIT - sum(1 for pull in now.pulls if not pull.is_sick)
+    if intake := now.traffic.intake.rate:
+        free = min(free, max(PULLS_MIN, int(intake / PULL_RATE_MIN)) - now.traffic.sound_pulls)
     able = [
         member
         for member in now.members.values()
@@ -171,23 +180,30 @@ def pick_sick(now: Situation) -> list[Pull]:
 
 def pick_crawling(now: Situation) -> list[Pull]:
     """The pulls that give next to nothing: their peers are left, whoever else has the pieces."""
+    limit, traffic = CRAWL_RATE, now.traffic
+    if traffic.intake.rate >= CRAWL_LINE_RATE:  # else these may be all that comes
+        limit = min(limit, CRAWL_PART * traffic.pull_rate)
     return [
         pull
         for pull in now.pulls
-        if (age := now.now - pull.since) >= CRAWL_AFTER_S and pull.received < CRAWL_RATE * age
+        if (age := now.now - pull.since) >= CRAWL_AFTER_S and pull.received < limit * age
     ]
 
 
 def _is_sick(now: Situation, pull: Pull) -> bool:
-    if now.now - pull.progressed >= STALL_S:
+    stall_s = STALL_S
+    others = (other for other in now.pulls if other is not pull)
+    if any(now.now - other.progressed < STALL_S for other in others):  # our own line is busy
+        stall_s = min(STALL_MAX_S, max(STALL_S, STALL_BYTES / max(1.0, now.traffic.pull_rate)))
+    if now.now - pull.progressed >= stall_s:
         return True
     age = now.now - pull.since
-    if age < STALL_S or pull.at >= pull.stop:
+    if age < stall_s or pull.at >= pull.stop:
         return False
     length = piece_length(now.size)
     left = (pull.stop - pull.start) * length - pull.received
     rate = pull.received / age
-    others = [
+    rates = [
         member.rate
         for member in now.members.values()
         if member.id != pull.peer
@@ -195,5 +211,5 @@ def _is_sick(now: Situation, pull: Pull) -> bool:
         and member.has[pull.at]
         and member.paused_until <= now.now
     ]
-    best = max(others, default=0.0)
+    best = min(max(rates, default=0.0), now.traffic.pull_rate)
     return left > SLOW_PULL_S * rate and best > SLOW_PULL_FACTOR * rate

@@ -7,18 +7,27 @@ from collections.abc import Iterator
 from p2pmodels.core.members import Members
 from p2pmodels.core.peer import PeerId
 from p2pmodels.core.situation import Ask, Pull
+from p2pmodels.core.traffic import PeakRate
 
 
 class Pulls:
     """By number; a report about one that is no more is nothing."""
 
-    def __init__(self, members: Members) -> None:
-        self._members = members
+    def __init__(self, members: Members, intake: PeakRate) -> None:
+        self._members, self._intake = members, intake
         self._running: dict[int, Pull] = {}
         self._number = 0
 
     def __iter__(self) -> Iterator[Pull]:
         return iter(self._running.values())
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    @property
+    def sound(self) -> int:
+        """How many are not given up for sick."""
+        return sum(not pull.is_sick for pull in self)
 
     def get(self, number: int) -> Pull | None:
         """The pull of that number, while it runs."""
@@ -57,6 +66,7 @@ class Pulls:
             pull.at = max(pull.at, piece)
             if received:
                 pull.progressed = now
+                self._intake.count(received, now)
                 self._members.heard(pull.peer, now)
 
     def ended(self, number: int, now: float) -> None:

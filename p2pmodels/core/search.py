@@ -30,12 +30,21 @@ class Search:
         """Whether something is planned or awaited."""
         return bool(self.pieces) or self.due_at is not None
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether the digest was never wrong: it decides, or has decided well."""
+        return not self.rounds and self.due_at is None
+
     def plan(self, here: Sequence[int], company: int, now: float) -> bool:
         """The whole file is wrong; False when the origin itself gave every piece."""
         if not self._testimony.witnesses(here, 1, self._random):
             return False
         self.due_at = now + self._random.random() * AUDIT_APART_S * company
         return True
+
+    def call_off(self) -> None:
+        """Pieces are fetched anew for another reason: the digest tells whether they were all."""
+        self.due_at = None
 
     def begin(self, here: Sequence[int], now: float) -> set[int]:
         """The pieces to take from the origin, if it is time."""

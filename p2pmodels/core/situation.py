@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from p2pmodels.core.digests import Digest
 from p2pmodels.core.peer import PeerId
 from p2pmodels.core.pieces import MIB, piece_length
+from p2pmodels.core.traffic import Traffic
 
 LEASE_BYTES = 8 * MIB  # bytes of a lease (design 6)
 WHOLE_LEASE_BYTES = 32 * MIB  # bytes up to which a blob is one lease: one request, one rate limit
@@ -112,14 +113,14 @@ class Situation:
     """The pieces that readers need next."""
     began: float
     """When the blob was first wanted here."""
+    ended_at: float = 0.0
+    """When a lease last came to its end, which lets another begin."""
     free_since: Mapping[int, float] = field(default_factory=dict)
     """For each lease that was begun and given back or lost, when that was."""
     shown_since: Mapping[int, float] = field(default_factory=dict)
     """For each piece that a member has, when the newest of its holders showed it."""
-    turn_s: float = 0.0
-    """Seconds in which a lease brings a piece when all of the room share alike; 0: unknown."""
-    uplink_leases: int = 1
-    """How many leases share the origin's line, those of other blobs included."""
+    traffic: Traffic = field(default_factory=Traffic)
+    """What flows now, for other blobs as well."""
     can_ask_origin: bool = True
     closed: frozenset[int] | set[int] = frozenset()
     """Pieces that must not be pulled: their content is in doubt."""
@@ -127,6 +128,11 @@ class Situation:
     @property
     def pieces(self) -> int:
         return len(self.ours)
+
+    @property
+    def turn_s(self) -> float:
+        """Seconds in which a lease brings a piece when all of the room share alike; 0: unknown."""
+        return self.traffic.turn_s(piece_length(self.size))
 
 
 # sets of pieces

@@ -21,7 +21,7 @@ from p2pmodels.core.manifest import Want
 from p2pmodels.core.members import SHARED_WAITS
 from p2pmodels.core.peer import PeerId
 from p2pmodels.core.pieces import piece_length
-from p2pmodels.core.uplink import Uplink
+from p2pmodels.core.traffic import Traffic
 from p2pmodels.core.wire import Busy, Frame, Have, Run, Unwant
 from p2pmodels.core.wire import Lease as LeaseFrame
 from p2pmodels.core.wire import Want as WantFrame
@@ -95,7 +95,7 @@ class Exchange:
             RangeClient(),
             flows,
             clock,
-            Uplink(),
+            Traffic(),
             Progress(clock.monotonic()),
             is_public=lambda fetch: shares.may_give(fetch.want.entry.digest),
             ban=self._ban,

@@ -71,7 +71,7 @@ class Room:
             fetch.want.entry.size,
             parts.clock.monotonic(),
             self._random,
-            parts.uplink,
+            parts.traffic,
             self.claims.under_way,
         )
         self._peers: dict[PeerId, Linked] = {}
@@ -87,14 +87,16 @@ class Room:
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
-        self._parts.uplink.books.append(self.board.leases)
+        self._parts.traffic.books.append(self.board.leases)
+        self._parts.traffic.pulling.append(self.board.pulls)
         self.partial.on_piece = self._hashed
         for index in list(self.partial.pieces.landed):
             self._hashed(index)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._parts.uplink.books.remove(self.board.leases)
+        self._parts.traffic.books.remove(self.board.leases)
+        self._parts.traffic.pulling.remove(self.board.pulls)
         self.partial.on_piece = lambda _index: None
         await self._tasks.__aexit__()
 
@@ -323,7 +325,7 @@ class Room:
                 self.board.pulls.ended(number, self._clock.monotonic())
 
     async def _land(self, pull: Pull, stop: int) -> None:
-        """The pieces of a pull up to `stop`: in runs, because each run costs a turn in a thread."""
+        """The pieces of a pull up to `stop`, in runs: each is marked by itself."""
         run = range(pull.at, pull.at)
         for index in range(pull.at, stop):
             if self._is_welcome(pull, index):

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from p2pmodels.clock import Clock
 from p2pmodels.core.peer import PeerId
-from p2pmodels.core.uplink import Uplink
+from p2pmodels.core.traffic import Traffic
 from p2pmodels.sources.lan.links import Links
 from p2pmodels.sources.lan.ranges import RangeClient
 from p2pmodels.sources.origin.claims import Claims
@@ -39,7 +39,7 @@ class RoomParts:
     pulls: RangeClient
     flows: Flows
     clock: Clock
-    uplink: Uplink
+    traffic: Traffic
     progress: Progress
     is_public: Callable[[Fetch], bool]
     ban: Callable[[PeerId, str], None]

@@ -66,7 +66,7 @@ class ShardDaemon(FakeDaemon):
                 welcome = {"t": "welcome", "proof": b"", "ticket": bytes(16)}
                 await channel.send(msgpack.packb(welcome))
             elif frame["t"] == "welcome":
-                channel.allow()
+                channel.allow(is_guest=True)
             elif frame["t"] == "want":
                 said: list[bytes] = []
                 self._have(

@@ -9,13 +9,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pmodels.core.digests import Sha256
-from p2pmodels.core.lease_picker import BEGIN_AFTER_S, TAKEN_PATIENCE, pick_leases, weight
+from p2pmodels.core.lease_picker import (
+    BEGIN_AFTER_S,
+    ORIGIN_STREAMS,
+    SPLIT_AFTER_S,
+    TAKE_STEP_S,
+    TAKEN_PATIENCE,
+    pick_leases,
+    weight,
+)
 from p2pmodels.core.leases import Leases
+from p2pmodels.core.members import Members
 from p2pmodels.core.peer import PeerId
 from p2pmodels.core.pieces import MIB, piece_length
-from p2pmodels.core.pull_picker import PULLS_LIMIT, PULLS_PER_PEER, STALL_S, pick_pulls, pick_sick
-from p2pmodels.core.situation import Lease, Member, Pull, Situation, Take, lease_pieces
-from p2pmodels.core.uplink import Uplink
+from p2pmodels.core.pull_picker import (
+    CRAWL_AFTER_S,
+    PULLS_LIMIT,
+    PULLS_MIN,
+    PULLS_PER_PEER,
+    STALL_MAX_S,
+    STALL_S,
+    pick_crawling,
+    pick_pulls,
+    pick_sick,
+)
+from p2pmodels.core.pulls import Pulls
+from p2pmodels.core.situation import Ask, Lease, Member, Pull, Situation, Take, lease_pieces
+from p2pmodels.core.traffic import Traffic
 
 BLOB = Sha256("ab" * 32)
 SIZE = 64 * MIB
@@ -116,6 +136,104 @@ def test_a_lease_that_was_passed_on_is_left_alone_for_longer() -> None:
     assert waits[1] == pytest.approx(TAKEN_PATIENCE * waits[0], rel=0.2)
 
 
+def test_what_only_a_slow_machine_has_is_taken_by_one_at_a_time() -> None:
+    count, slow = 8, 9
+    traffic = Traffic()
+    traffic.uplink.rate, traffic.intake.rate = 100e6, 100e6
+    ours = bytearray(b"\1" * PIECES)
+    ours[:64] = bytes(64)  # only the slow one has these, and gives them at a crawl
+    giver = member(slow, range(PIECES), is_wanting=True, rate=1000.0)
+    takers = []
+    for moment in range(count * 10):
+        now = 100.0 + moment * TAKE_STEP_S / 5
+        took = [
+            own
+            for own in range(count)
+            if pick_leases(
+                situation(
+                    [giver, *(member(n, is_wanting=True) for n in range(count) if n != own)],
+                    **{"own": peer(own), "ours": ours, "now": now, "traffic": traffic},
+                )
+            )
+        ]
+        assert len(took) <= 1
+        takers += took
+    assert len(set(takers)) > 1
+
+
+def half_taken(
+    seconds: float, *, intake: float = 3e6, others: int = 0, holder: int = 1
+) -> list[Take]:
+    """What is taken of a long lease that has run for so long."""
+    size = 24 * MIB
+    pieces = size // piece_length(size)
+    traffic = Traffic()
+    traffic.uplink.rate, traffic.intake.rate = 1.25e6, intake
+    lease = Lease(peer(holder), 0, pieces, since=100.0, progressed=100.0 + seconds, landed=8)
+    traffic.books.append([lease, *range(others)])
+    has = bytearray(b"\1" * 8 + bytes(pieces - 8))
+    rival = Member(peer(1), has, is_wanting=True)
+    now, ours = 100.0 + seconds, bytearray(has)
+    at = situation([rival], size=size, ours=ours, leases=[lease], now=now, traffic=traffic)
+    return pick_leases(at)
+
+
+def test_half_of_a_long_lease_is_taken_by_an_idle_machine() -> None:
+    (half,) = half_taken(SPLIT_AFTER_S)
+    assert half == Take(8 + 88 // 2, 96, is_takeover=True)
+    assert half_taken(SPLIT_AFTER_S - 0.1) == []
+
+
+def test_a_long_lease_stays_whole_in_a_busy_room_or_before_a_narrow_line() -> None:
+    assert half_taken(SPLIT_AFTER_S, others=ORIGIN_STREAMS - 1) == []
+    assert half_taken(SPLIT_AFTER_S, intake=0.5e6) == []
+    assert half_taken(SPLIT_AFTER_S, holder=0) == []
+
+
+def narrow(pulls: int) -> Traffic:
+    """A line of 1 MB/s that so many pulls share."""
+    traffic = Traffic()
+    traffic.intake.rate = 1e6
+    book = Pulls(Members(PIECES), traffic.intake)
+    for number in range(pulls):
+        book.start(Ask(peer(1), number, number + 1), 100.0)
+    traffic.pulling.append(book)
+    return traffic
+
+
+def test_a_pull_that_waits_its_turn_on_a_narrow_line_is_not_asked_elsewhere() -> None:
+    pull = Pull(1, peer(1), 0, 4, since=100.0, progressed=100.0, at=0)
+    members = [member(1, range(PIECES), rate=9e6), member(2, range(PIECES), rate=9e6)]
+
+    def is_sick(after_s: float, traffic: Traffic, *, is_busy: bool = True) -> bool:
+        now = 100.0 + after_s
+        other = Pull(2, peer(2), 4, 8, since=100.0, progressed=now if is_busy else 100.0, at=4)
+        at = situation(members, pulls=[pull, other], now=now, traffic=traffic)
+        return pull in pick_sick(at)
+
+    assert is_sick(STALL_S, narrow(1)) and not is_sick(STALL_S, narrow(4))
+    assert is_sick(STALL_S, narrow(4), is_busy=False)  # nothing comes: it is not the line
+    assert is_sick(STALL_MAX_S, narrow(100))
+
+
+def test_a_pull_with_its_even_share_of_a_narrow_line_is_neither_slow_nor_crawling() -> None:
+    members = [member(1, range(PIECES)), member(2, range(PIECES), rate=9e6)]
+    pulls, age = 100, CRAWL_AFTER_S
+    pull = Pull(1, peer(1), 0, 4, since=100.0, progressed=100.0 + age, at=0)
+    pull.received = int(1e6 / pulls * age)
+    at = situation(members, pulls=[pull], now=100.0 + age, traffic=narrow(pulls))
+    assert pick_sick(at) == [] and pick_crawling(at) == []
+    pull.received //= 10
+    assert pick_crawling(at) == [pull]
+
+
+def test_a_narrow_line_is_shared_by_few_pulls() -> None:
+    members = [member(n, range(PIECES)) for n in range(1, 9)]
+    assert len(pick_pulls(situation(members), Random(1))) == PULLS_LIMIT
+    assert len(pick_pulls(situation(members, traffic=narrow(0)), Random(1))) == PULLS_MIN
+    assert pick_pulls(situation(members, traffic=narrow(PULLS_MIN)), Random(1)) == []
+
+
 def test_who_fetches_alone_asks_in_order_and_the_last_pulls_are_shorter() -> None:
     holder = member(1, range(PIECES), rate=1e9)
     ours, starts, lengths = bytearray(PIECES), [], []
@@ -179,14 +297,14 @@ def test_a_pull_without_a_byte_is_asked_elsewhere_as_well() -> None:
 
 
 def test_a_peer_that_says_a_lease_a_thousand_times_holds_it_once() -> None:
-    leases = Leases(BLOB, SIZE, Uplink())
+    leases = Leases(BLOB, SIZE, Traffic())
     for moment in range(1000):
         leases.contest(peer(0), peer(1), (0, 32), float(moment), is_taken=bool(moment % 2))
     assert len(leases.of(peer(1))) == 1
 
 
 def test_of_two_that_begin_together_one_goes_on_and_both_agree() -> None:
-    one, other = (Leases(BLOB, SIZE, Uplink()) for _ in range(2))
+    one, other = (Leases(BLOB, SIZE, Traffic()) for _ in range(2))
     one.add(peer(1), 0, 32, 0.0)
     other.add(peer(2), 0, 32, 0.0)
     kept_by_one = one.contest(peer(1), peer(2), (0, 32), 0.1, is_taken=False)

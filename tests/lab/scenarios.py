@@ -131,11 +131,15 @@ def slow_link(name: str, count: int) -> Scenario:
             own_s = size * 8 / (SLOW_LINK_MBIT * 1e6)
 
             async def drag(stampede: Stampede) -> None:
+                before = slow.received_bytes()
                 await stampede.fetch(slow)
                 took_s = stampede.times.get(slow.host.name)
                 if took_s is not None:
-                    text = f"the slow one took {took_s:.1f} s, its own cable needs {own_s:.1f} s"
-                    stampede.remarks.append(text)
+                    times_over = (slow.received_bytes() - before) / size
+                    stampede.remarks.append(
+                        f"the slow one took {took_s:.1f} s, its own cable needs {own_s:.1f} s"
+                        f" and carried {times_over:.2f} times the file"
+                    )
 
             deadline_s = settings.deadline_s(own_s)
             optimum_s = settings.over_uplink_s(size)

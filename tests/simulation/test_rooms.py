@@ -10,7 +10,6 @@ from random import Random
 
 import pytest
 
-from p2pmodels.core.situation import LEASE_BYTES
 from tests.simulation.world import Machine, World
 
 MB = 1_000_000
@@ -73,12 +72,8 @@ def allowed(world: World, harm: str) -> float:
     total = sum(world.sizes.values())
     if harm == "warm":
         return 0.0
-    if harm in ("killed", "frozen", "slow"):
-        # What is lost with a machine: its leases, of which a room of three lets it have two.
-        return 1.1 * total + 2 * LEASE_BYTES
-    if harm == "liar":
-        return 2.1 * total  # what a liar costs the room: one more copy at the very most
-    return 1.1 * total
+    is_lost = harm in ("killed", "frozen", "liar")  # and with the machine what it alone had
+    return (1.3 if is_lost else 1.1) * total
 
 
 def has_it_all(machine: Machine) -> bool:

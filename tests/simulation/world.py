@@ -22,7 +22,7 @@ from p2pmodels.core.digests import Digest, Sha256
 from p2pmodels.core.peer import PeerId
 from p2pmodels.core.pieces import piece_length
 from p2pmodels.core.situation import Pull
-from p2pmodels.core.uplink import Uplink
+from p2pmodels.core.traffic import Traffic
 from p2pmodels.core.wire import Busy, Frame, Have, Run
 
 TICK_S = 0.02
@@ -72,7 +72,7 @@ class Machine:
     def __init__(self, world: World, number: int, up: float, down: float) -> None:
         self.id = PeerId(hashlib.sha256(b"%d %d" % (world.seed, number)).hexdigest()[:32])
         self.world, self.number, self.up, self.down = world, number, up, down
-        self.uplink = Uplink()
+        self.traffic = Traffic()
         self.wanted: deque[Digest] = deque()
         self.fetches: dict[Digest, Fetch] = {}
         self.whole: dict[Digest, dict[int, bytes]] = {}
@@ -106,10 +106,11 @@ class Machine:
                 size,
                 world.now,
                 Random(world.random.random()),
-                self.uplink,
+                self.traffic,
                 partial(under_way, streams),
             )
-            self.uplink.books.append(board.leases)
+            self.traffic.books.append(board.leases)
+            self.traffic.pulling.append(board.pulls)
             fetch = self.fetches[blob] = Fetch(board, streams=streams)
             for peer in world.neighbours(self):
                 world.post(self, peer, board.asked(peer.id, world.now))
@@ -254,7 +255,8 @@ class Machine:
             fetch.looks_at = world.now
             return
         del self.fetches[board.blob]
-        self.uplink.books.remove(board.leases)
+        self.traffic.books.remove(board.leases)
+        self.traffic.pulling.remove(board.pulls)
         self.whole[board.blob] = fetch.landed
         self.begin()
 

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -239,9 +240,7 @@ async def test_who_is_cancelled_while_the_file_is_opened_leaves_no_open_file(
         await task
     go_on.set()
     assert store.blobs.find(sha256) is None
-    async with asyncio.timeout(5):
-        while not (opened and is_closed(opened[0])):
-            await asyncio.sleep(0.001)
+    await closed(opened)
 
 
 @pytest.mark.asyncio
@@ -261,9 +260,7 @@ async def test_who_is_cancelled_while_it_waits_for_a_thread_to_close_leaves_no_o
     with pytest.raises(asyncio.CancelledError):
         await closing
     go_on.set()
-    async with asyncio.timeout(5):
-        while not is_closed(fd):
-            await asyncio.sleep(0.001)
+    await closed([fd])
 
 
 @pytest.mark.asyncio
@@ -276,6 +273,13 @@ async def test_what_nobody_closed_is_closed_with_the_store(
         with partial.borrow() as fd:
             assert isinstance(fd, int)
     assert is_closed(fd) and not partial.is_open
+
+
+async def closed(fds: Sequence[int]) -> None:
+    """Wait until a file that may still be opened is closed."""
+    async with asyncio.timeout(5):
+        while not (fds and all(is_closed(fd) for fd in fds)):
+            await asyncio.sleep(0.001)
 
 
 def is_closed(fd: int) -> bool:

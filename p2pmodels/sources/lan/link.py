@@ -53,8 +53,8 @@ class ByteCarrier(OpenedChannel, Protocol):
 
     on_get: Callable[[Get], None]
 
-    def allow(self) -> None:
-        """The conversation is ready: bytes may be asked for."""
+    def allow(self, *, is_guest: bool) -> None:
+        """The conversation is ready: bytes may be asked for; a guest is a page."""
 
     async def pull(
         self,

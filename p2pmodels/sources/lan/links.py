@@ -222,7 +222,7 @@ class Links:
             elif self._takes(link, linked):
                 self._tickets[ticket.hex()] = link
                 if carrier is not None:
-                    carrier.allow()
+                    carrier.allow(is_guest=linked.is_guest)
                 self._on_ready(linked)
 
         link = Link(

@@ -5,7 +5,10 @@
 2. What the peer may make us do is bounded: few streams, no lossy channel, no acknowledgement of
    what was never sent; a chunk against that breaks the rules.
 3. No more is sent than the peer has room for (aiortc does not look at the peer's window).
-4. Three things are quicker than in aiortc, each measured: acknowledgements are sent for batches of
+4. To daemons, messages are cut into pieces of several Ethernet frames if such datagrams arrive,
+   which a HEARTBEAT of that length finds out (RFC 8899, 6.2): a datagram costs Python the same
+   whatever its length. Browsers take none above 2 KB, and give the session up.
+5. Three things are quicker than in aiortc, each measured: acknowledgements are sent for batches of
    datagrams, messages are put together when their last fragment comes, and chunks are looked
    through for retransmission only after a loss.
 
@@ -14,7 +17,9 @@ RFC 9260 is SCTP, RFC 8831 its use for data channels.
 
 from __future__ import annotations
 
+import asyncio
 import math
+import secrets
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -28,6 +33,8 @@ from aiortc.rtcsctptransport import (
     Chunk,
     DataChunk,
     ForwardTsnChunk,
+    HeartbeatAckChunk,
+    HeartbeatChunk,
     InitChunk,
     RTCSctpTransport,
     SackChunk,
@@ -46,6 +53,11 @@ STREAMS_LIMIT = 8  # streams each way; the one channel has number 0 or 1
 GAPS_LIMIT = 128  # gaps told in one acknowledgement, which must fit a datagram
 DUPLICATES_LIMIT = 16  # duplicates told in one acknowledgement
 FRAGMENT_BYTES = 1360  # bytes of a message in one datagram: 1481 with all heads over IPv6
+LONG_FRAGMENT_BYTES = 8192 + 16  # the same where six frames in a row arrive; eight make a message
+PROBE_NONCE_BYTES = 16
+PROBES = 3  # long heartbeats, before the way counts as one of single frames
+PROBE_EVERY_S = 1.0  # seconds between them
+HEARTBEAT_INFO = 1  # the parameter of a heartbeat (RFC 9260, 3.3.6)
 BURST_BYTES = 32 * FRAGMENT_BYTES  # bytes sent at once; the peer acknowledges batches of 16
 FLIGHT_BYTES_LIMIT = 1024 * 1024  # bytes sent and not acknowledged, whatever window is announced
 FIRST_WINDOW_BYTES = 64 * 1024  # bytes sent before the peer has told how much room it has
@@ -76,6 +88,24 @@ class Association(RTCSctpTransport):
         self._told_window = WINDOW_BYTES
         self._peer_window = FIRST_WINDOW_BYTES
         self._has_losses = False
+        self._fragment = FRAGMENT_BYTES
+        self._padding = secrets.token_bytes(PROBE_NONCE_BYTES).ljust(LONG_FRAGMENT_BYTES, b"\0")
+
+    # the way
+
+    def probe(self, tries: int = PROBES) -> None:
+        """Find out whether long datagrams arrive, there and back; never with a browser."""
+        is_open = self._association_state is self.State.ESTABLISHED
+        if is_open and tries and self._fragment == FRAGMENT_BYTES:
+            heartbeat = HeartbeatChunk()
+            heartbeat.params.append((HEARTBEAT_INFO, self._padding))
+            self._put(heartbeat)
+            loop = asyncio.get_running_loop()
+            loop.call_later(PROBE_EVERY_S, self.probe, tries - 1)
+
+    def _probed(self, answer: HeartbeatAckChunk) -> None:
+        if (HEARTBEAT_INFO, self._padding) in answer.params:
+            self._fragment = LONG_FRAGMENT_BYTES
 
     # in
 
@@ -95,6 +125,8 @@ class Association(RTCSctpTransport):
                     await self._receive_data_chunk(chunk)
                     if self._sack_misordered or self._sack_duplicates:
                         self._acknowledge()  # at once: three of these tell the peer of a loss
+                elif isinstance(chunk, HeartbeatAckChunk):
+                    self._probed(chunk)
                 elif not self._is_repeated(chunk):
                     self._check(chunk)
                     await self._receive_chunk(chunk)
@@ -222,7 +254,7 @@ class Association(RTCSctpTransport):
     ) -> None:
         """Cut a message into fragments that fill an Ethernet frame; aiortc's are smaller."""
         sequence = self._outbound_stream_seq.get(stream_id, 0)
-        count = math.ceil(len(user_data) / FRAGMENT_BYTES)
+        count, length = math.ceil(len(user_data) / self._fragment), self._fragment
         for index in range(count):
             chunk = DataChunk()
             chunk.flags = (SCTP_DATA_FIRST_FRAG if index == 0 else 0) | (
@@ -230,7 +262,7 @@ class Association(RTCSctpTransport):
             )
             chunk.tsn, chunk.stream_id, chunk.stream_seq = self._local_tsn, stream_id, sequence
             chunk.protocol = pp_id
-            chunk.user_data = user_data[index * FRAGMENT_BYTES : (index + 1) * FRAGMENT_BYTES]
+            chunk.user_data = user_data[index * length : (index + 1) * length]
             chunk._book_size = len(chunk.user_data)
             chunk._abandoned = chunk._acked = chunk._in_flight = chunk._retransmit = False
             chunk._expiry = chunk._max_retransmits = chunk._sent_time = None
@@ -278,6 +310,10 @@ class Association(RTCSctpTransport):
             is_first = False
         self._has_losses = False
         return True
+
+    async def _send_chunk(self, chunk: Chunk) -> None:
+        """What aiortc answers by itself; its own way cuts what is longer than a frame."""
+        self._put(chunk)
 
     def _put(self, chunk: Chunk) -> None:
         """Send a chunk now; on a session that is over it is lost."""

@@ -141,9 +141,11 @@ class ShardChannel:
             self._tell(Kind.CLOSE)
             self.ended("closed")
 
-    def allow(self) -> None:
+    def allow(self, *, is_guest: bool) -> None:
         """The conversation is ready: gets may be said and heard from now on."""
         self._is_allowed = True
+        if not is_guest:
+            self._tell(Kind.PROBE)
 
     # pulls
 

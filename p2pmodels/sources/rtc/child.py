@@ -72,6 +72,8 @@ class Child:
         elif (session := self._sessions.get(note.session)) is not None:
             if note.kind is Kind.COMPLETE:
                 self._start(self._complete(session, note), note)
+            elif note.kind is Kind.PROBE:
+                session.peer.association.probe()
             elif note.kind is Kind.CLOSE:
                 self._end(note.session, "closed")
             elif session.channel is not None:

@@ -45,6 +45,8 @@ class Kind(IntEnum):
     """Answer this offer. [tail: SDP]"""
     COMPLETE = auto()
     """The answer to our offer. [tail: SDP]"""
+    PROBE = auto()
+    """The peer is a daemon: find out how long its datagrams may be."""
     CLOSE = auto()
     """End the session."""
     PULL = auto()

@@ -97,9 +97,11 @@ class Foreign:
 
 
 @asynccontextmanager
-async def dialled(part: Part) -> AsyncIterator[tuple[Foreign, RTCDataChannel, ShardChannel]]:
+async def dialled(
+    part: Part, foreign: Foreign | None = None
+) -> AsyncIterator[tuple[Foreign, RTCDataChannel, ShardChannel]]:
     """A foreign peer with an open channel, and the channel as the part has it."""
-    foreign = Foreign()
+    foreign = foreign or Foreign()
     try:
         channel = foreign.open()
         is_open = asyncio.Event()

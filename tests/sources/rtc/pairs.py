@@ -58,8 +58,8 @@ async def joined(dialler: Part, acceptor: Part) -> tuple[ShardChannel, ShardChan
     answer = await acceptor.rtc.accept(offered.sdp)
     await dialler.rtc.complete(offered.session, answer)
     ours, theirs = await dialler.channel(), await acceptor.channel()
-    ours.allow()
-    theirs.allow()
+    ours.allow(is_guest=False)
+    theirs.allow(is_guest=False)
     return ours, theirs
 
 

@@ -199,7 +199,7 @@ async def test_gets_against_the_rules_end_the_channel(is_allowed: bool) -> None:
         ours, theirs = await dialler.channel(), await acceptor.channel()
         theirs.on_get = lambda _get: None
         if is_allowed:
-            theirs.allow()
+            theirs.allow(is_guest=False)
             await ours.send(pack(Get(1, BLOB, 0, 1)))
         await ours.send(pack(Get(1, BLOB, 0, 1)))
         async with asyncio.timeout(BOUND_S):
@@ -221,7 +221,7 @@ async def test_a_get_counts_after_what_was_said_before_it(is_permitted: bool) ->
         async with asyncio.timeout(BOUND_S):
             assert await theirs.receive() == b"\x81x"
             if is_permitted:
-                theirs.allow()
+                theirs.allow(is_guest=False)
                 await ours.send(b"\x81y")
                 assert await theirs.receive() == b"\x81y"
                 assert (await held.get()).number == 1

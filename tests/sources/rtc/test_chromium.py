@@ -97,7 +97,7 @@ async def test_a_page_gets_a_file(tmp_path: Path) -> None:
     async with running(part), Tasks() as tasks, page() as shown:
         await shown.evaluate(ANSWERED, await part.rtc.accept(await shown.evaluate(CONNECT)))
         channel = await part.channel()
-        channel.allow()
+        channel.allow(is_guest=True)
         Giver(channel, path, tasks)
         got = await shown.evaluate(GET, SIZE)
         assert got["at"] == SIZE
