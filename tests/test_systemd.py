@@ -95,16 +95,9 @@ async def test_daemon_needs_no_memory_that_is_writable_and_executable(tmp_path: 
 def test_webrtc_needs_no_memory_that_is_writable_and_executable() -> None:
     if ctypes.CDLL(None, use_errno=True).prctl(PR_GET_MDWE, 0, 0, 0, 0) < 0:
         pytest.skip("this kernel cannot refuse such memory (Linux 6.3 can)")
-    session = "tests/sources/rtc/test_channel.py::test_both_sides_see_the_same_keys_and_frames_go"
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        f"{session}_both_ways",
-    ]
+    file = "tests/sources/rtc/test_channel.py"
+    test = f"{file}::test_both_sides_see_the_same_keys_and_frames_go_both_ways"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test]
     done = subprocess.run(
         [sys.executable, "-c", NO_WRITABLE_CODE, *command],
         cwd=UNITS.parent, capture_output=True, text=True, timeout=60,

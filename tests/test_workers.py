@@ -30,6 +30,12 @@ def nothing() -> Opened | None:
     return None
 
 
+async def begun(event: threading.Event) -> None:
+    """Wait until a thread has come so far."""
+    while not event.is_set():
+        await asyncio.sleep(0)
+
+
 @pytest.mark.asyncio
 async def test_what_is_opened_for_a_caller_who_has_gone_is_closed() -> None:
     made, may_open, opening = Opened(), threading.Event(), threading.Event()
@@ -41,8 +47,7 @@ async def test_what_is_opened_for_a_caller_who_has_gone_is_closed() -> None:
 
     async with Lane("test") as lane:
         caller = asyncio.create_task(lane.open(open_slowly))
-        while not opening.is_set():
-            await asyncio.sleep(0)
+        await begun(opening)
         caller.cancel()
         with pytest.raises(asyncio.CancelledError):
             await caller
@@ -54,18 +59,17 @@ async def test_what_is_opened_for_a_caller_who_has_gone_is_closed() -> None:
 @pytest.mark.asyncio
 @pytest.mark.parametrize("is_cancelled", [True, False])
 async def test_nothing_is_closed_when_nothing_was_opened(*, is_cancelled: bool) -> None:
-    may_fail, begun = threading.Event(), threading.Event()
+    may_fail, failing = threading.Event(), threading.Event()
 
     def fail() -> Opened:
-        begun.set()
+        failing.set()
         may_fail.wait(10)
         raise FileNotFoundError
 
     async with Lane("test") as lane:
         caller = asyncio.create_task(lane.open(fail))
         waiting = asyncio.create_task(lane.open(fail))  # has not begun when it is cancelled
-        while not begun.is_set():
-            await asyncio.sleep(0)
+        await begun(failing)
         waiting.cancel()
         if is_cancelled:
             caller.cancel()

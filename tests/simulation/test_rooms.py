@@ -10,7 +10,8 @@ from random import Random
 
 import pytest
 
-from tests.simulation.world import Machine, World
+from tests.simulation.machine import Machine
+from tests.simulation.world import World
 
 MB = 1_000_000
 SEEDS = int(os.environ.get("P2PMODELS_ROOMS", "100"))  # rooms; more of them on a quiet night

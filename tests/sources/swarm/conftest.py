@@ -1,4 +1,4 @@
-"""The bench as a fixture."""
+"""The bench and a torrent as fixtures."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from p2pmodels.core.torrent import Torrent
 from p2pmodels.supervision import Tasks
 from p2pmodels.workers import Lane
-from tests.sources.swarm.places import Bench, BenchFactory
+from tests.sources.swarm.places import Bench, BenchFactory, shelve, torrent_of
+from tests.sources.swarm.torrent_files import FILES
 
 
 @pytest.fixture
@@ -28,3 +30,8 @@ def bench(tmp_path: Path) -> BenchFactory:
                     await partial.close()
 
     return factory
+
+
+@pytest.fixture
+def torrent(tmp_path: Path) -> Torrent:
+    return torrent_of(shelve(tmp_path, FILES))
