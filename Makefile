@@ -5,7 +5,7 @@
 #   make bench   figures against peers      make lab     a room of machines, one uplink (root)
 #   make clean   remove what make made
 #
-# `make lab ARGS=--quick` takes two minutes; `make lab ARGS=--help` tells the rest.
+# `make lab` takes half an hour, `make lab ARGS=--quick` two minutes; `make lab ARGS=--help` tells the rest.
 
 SHELL := /bin/sh
 PYTHON ?= python3

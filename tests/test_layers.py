@@ -10,6 +10,7 @@ import pytest
 import p2pmodels
 
 ROOT = Path(p2pmodels.__file__).parent
+TESTS = Path(__file__).parent
 LAYERS = [
     "core",
     "store",
@@ -124,6 +125,12 @@ def test_each_package_has_one_home(path: Path) -> None:
                 assert relative(path).startswith(homes), f"{relative(path)} imports {package}"
 
 
+def test_modules_of_tests_fit_as_well() -> None:
+    found = {path.name: len(path.read_text().splitlines()) for path in TESTS.rglob("*.py")}
+    assert len(found) > 100
+    assert {name: lines for name, lines in found.items() if lines > 400} == {}
+
+
 @pytest.mark.parametrize("path", modules(), ids=relative)
 def test_modules_fit_in_one_head(path: Path) -> None:
     text = path.read_text()
@@ -139,6 +146,6 @@ def test_tasks_are_started_in_groups_only(path: Path) -> None:
 
 
 def test_no_test_patches_functions() -> None:
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in sorted(TESTS.rglob("*.py")):
         if path != Path(__file__):
             assert "mock.patch" not in path.read_text(), path

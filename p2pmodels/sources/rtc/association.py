@@ -57,6 +57,7 @@ LONG_FRAGMENT_BYTES = 8192 + 16  # the same where six frames in a row arrive; ei
 PROBE_NONCE_BYTES = 16
 PROBES = 3  # long heartbeats, before the way counts as one of single frames
 PROBE_EVERY_S = 1.0  # seconds between them
+EXPIRED_LIMIT = 5  # repetitions in vain after which a way of long datagrams counts as gone
 HEARTBEAT_INFO = 1  # the parameter of a heartbeat (RFC 9260, 3.3.6)
 BURST_BYTES = 32 * FRAGMENT_BYTES  # bytes sent at once; the peer acknowledges batches of 16
 FLIGHT_BYTES_LIMIT = 1024 * 1024  # bytes sent and not acknowledged, whatever window is announced
@@ -88,7 +89,7 @@ class Association(RTCSctpTransport):
         self._told_window = WINDOW_BYTES
         self._peer_window = FIRST_WINDOW_BYTES
         self._has_losses = False
-        self._fragment = FRAGMENT_BYTES
+        self._fragment, self._expired = FRAGMENT_BYTES, 0
         self._padding = secrets.token_bytes(PROBE_NONCE_BYTES).ljust(LONG_FRAGMENT_BYTES, b"\0")
 
     # the way
@@ -227,6 +228,8 @@ class Association(RTCSctpTransport):
     # out
 
     async def _receive_sack_chunk(self, chunk: SackChunk) -> None:
+        if uint32_gt(chunk.cumulative_tsn, self._last_sacked_tsn):
+            self._expired = 0
         if not uint32_gt(self._last_sacked_tsn, chunk.cumulative_tsn):
             self._peer_window = chunk.advertised_rwnd
         self._has_losses = self._has_losses or bool(chunk.gaps)
@@ -239,6 +242,10 @@ class Association(RTCSctpTransport):
 
     def _t3_expired(self) -> None:
         self._has_losses = True
+        self._expired += 1
+        if self._expired >= EXPIRED_LIMIT and self._fragment != FRAGMENT_BYTES:
+            self._on_broken("long datagrams no longer arrive")  # a new session will find it out
+            return
         if not self._sent_queue:
             self._peer_window = FRAGMENT_BYTES  # its word may be lost: the answer to one tells
         super()._t3_expired()
