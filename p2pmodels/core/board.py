@@ -262,7 +262,7 @@ class Board:
         for ask in pick_pulls(situation, self._random):
             self._actions.append(Start(self.pulls.start(ask, now)))
         if not self.is_alone and not self.is_awaiting(now):
-            for take in pick_leases(situation):
+            for take in pick_leases(situation, self.leases.open_since):
                 begin = self.leases.take_over if take.is_takeover else self.leases.add
                 self._tell(lease_frame(self.blob, begin(self.own, take.start, take.stop, now)))
         self._look_for_liars(now)
@@ -316,7 +316,6 @@ class Board:
             pulls=list(self.pulls),
             readers=self._readers,
             began=self._began,
-            ended_at=self.leases.ended_at,
             free_since=self.leases.free_since,
             shown_since=self._shown_since,
             traffic=self._traffic,

@@ -55,8 +55,11 @@ def weight(blob: Digest, lease: int, peer: PeerId) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
 
 
-def pick_leases(now: Situation) -> list[Take]:
-    """Which leases to begin."""
+def pick_leases(now: Situation, open_since: dict[int, float] | None = None) -> list[Take]:
+    """Which leases to begin.
+
+    `open_since` keeps from one choice to the next since when each lease has waited for its owner.
+    """
     if not now.can_ask_origin:
         return []
     rivals = _rivals(now)
@@ -65,7 +68,7 @@ def pick_leases(now: Situation) -> list[Take]:
     if mine >= capacity:
         return []
     needed, late = _needed(now)
-    begin, steal = _free_leases(now, rivals, needed, late)
+    begin, steal = _free_leases(now, rivals, needed, late, open_since)
     if begin or mine:
         return begin[: capacity - mine]
     if steal:
@@ -95,7 +98,11 @@ def _needed(now: Situation) -> tuple[bytearray, dict[int, Lease]]:
 
 
 def _free_leases(
-    now: Situation, rivals: Sequence[PeerId], needed: bytearray, late: Mapping[int, Lease]
+    now: Situation,
+    rivals: Sequence[PeerId],
+    needed: bytearray,
+    late: Mapping[int, Lease],
+    open_since: dict[int, float] | None,
 ) -> tuple[list[Take], list[tuple[int, Take]]]:
     """The leases that are ours to begin, readers' first; and those we may take, with our rank."""
     step = lease_pieces(now.size)
@@ -116,7 +123,8 @@ def _free_leases(
         ours = weight(now.blob, number, now.own)
         rank = sum(1 for peer in others if weight(now.blob, number, peer) > ours)
         take, step_s = Take(start, stop, slow is not None), TAKE_STEP_S if slow else RANK_STEP_S
-        since = max(now.began, now.ended_at, now.free_since.get(number, 0.0)) + BEGIN_AFTER_S
+        opened = now.began if open_since is None else open_since.setdefault(number, now.now)
+        since = max(opened, now.free_since.get(number, 0.0)) + BEGIN_AFTER_S
         if slow is not None:
             since = max(since, slow.progressed + patience(now, slow))
         if rank == 0:

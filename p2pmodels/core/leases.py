@@ -26,8 +26,8 @@ class Leases:
         self._blob, self._traffic = blob, traffic
         self.all: list[Lease] = []
         self.free_since: dict[int, float] = {}
-        self.ended_at = 0.0
-        """When one last came to its end."""
+        self.open_since: dict[int, float] = {}
+        """For each lease that was the next to begin, since when it was; kept by the picker."""
         self.step, self._length = lease_pieces(size), piece_length(size)
 
     def __iter__(self) -> Iterator[Lease]:
@@ -124,6 +124,4 @@ class Leases:
 
     def end(self, is_done: Callable[[Lease], bool]) -> None:
         """Leases whose pieces are all there are over."""
-        for lease in [lease for lease in self.all if is_done(lease)]:
-            self.all.remove(lease)
-            self.ended_at = max(self.ended_at, lease.progressed)
+        self.all = [lease for lease in self.all if not is_done(lease)]

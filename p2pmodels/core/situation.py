@@ -113,8 +113,6 @@ class Situation:
     """The pieces that readers need next."""
     began: float
     """When the blob was first wanted here."""
-    ended_at: float = 0.0
-    """When a lease last came to its end, which lets another begin."""
     free_since: Mapping[int, float] = field(default_factory=dict)
     """For each lease that was begun and given back or lost, when that was."""
     shown_since: Mapping[int, float] = field(default_factory=dict)

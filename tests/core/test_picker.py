@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -82,6 +83,47 @@ def test_every_lease_has_one_owner_and_everybody_computes_the_same() -> None:
             begun.setdefault(take.start // lease_pieces(SIZE), []).append(own)
     assert begun
     assert all(owners == [int(owner(lease, count).value, 16)] for lease, owners in begun.items())
+
+
+def test_the_first_leases_in_the_order_of_reading_are_under_way_at_once() -> None:
+    count, step = 16, lease_pieces(SIZE)
+    reader = 2 * step + 1
+    begun = [
+        take.start // step
+        for own in range(count)
+        for take in pick_leases(
+            situation(
+                [member(n, is_wanting=True) for n in range(count) if n != own],
+                own=peer(own),
+                readers=[reader],
+            )
+        )
+    ]
+    assert sorted(begun) == list(range(2, 2 + ORIGIN_STREAMS))
+
+
+def test_a_lease_waits_for_its_owner_from_when_it_is_the_next() -> None:
+    count, step = 16, lease_pieces(SIZE)
+    own = next(n for n in range(count) if all(owner(m, count) != peer(n) for m in range(8)))
+    others = [member(n, is_wanting=True) for n in range(count) if n != own]
+    leases = [Lease(peer(n), n * step, (n + 1) * step, 100.0, 100.0) for n in range(4)]
+    open_since: dict[int, float] = {}
+
+    def picked(seconds: float, under_way: int) -> list[Take]:
+        running = [replace(lease, progressed=100.0 + seconds) for lease in leases[:under_way]]
+        for number in range(4 - under_way):
+            at = (3 - number) * step
+            ours[at : at + step] = b"\1" * step
+        now = 100.0 + seconds
+        at_now = situation(others, own=peer(own), ours=ours, leases=running, now=now)
+        return pick_leases(at_now, open_since)
+
+    ours = bytearray(PIECES)
+    assert picked(50.0, under_way=4) == [] and not open_since
+    assert picked(60.0, under_way=3) == []  # the fifth is the next now, and its owner's
+    assert picked(60.0 + BEGIN_AFTER_S / 2, under_way=2) == []
+    (taken,) = picked(60.0 + BEGIN_AFTER_S + count, under_way=2)
+    assert taken.start // step in (4, 5)
 
 
 def test_a_lease_that_its_owner_does_not_begin_is_taken_by_one_who_has_none() -> None:

@@ -228,7 +228,8 @@ class Association(RTCSctpTransport):
     # out
 
     async def _receive_sack_chunk(self, chunk: SackChunk) -> None:
-        if uint32_gt(chunk.cumulative_tsn, self._last_sacked_tsn):
+        is_full = chunk.advertised_rwnd < LONG_FRAGMENT_BYTES  # then it is not the way
+        if is_full or uint32_gt(chunk.cumulative_tsn, self._last_sacked_tsn):
             self._expired = 0
         if not uint32_gt(self._last_sacked_tsn, chunk.cumulative_tsn):
             self._peer_window = chunk.advertised_rwnd
