@@ -60,7 +60,7 @@ async def test_a_peer_of_another_make_is_served(tmp_path: Path) -> None:
     (tmp_path / "blob").write_bytes(content)
     part = Part()
     async with running(part), Tasks() as tasks, dialled(part) as (foreign, channel, theirs):
-        theirs.allow(is_guest=False)
+        theirs.allow(is_guest=True)
         Giver(theirs, tmp_path / "blob", tasks)
         channel.send(pack(Get(9, BLOB, 0, len(content))))
         got = b""
@@ -89,7 +89,7 @@ async def test_a_peer_of_another_make_is_served(tmp_path: Path) -> None:
 async def test_data_that_was_not_asked_for_ends_the_session(message: bytes | str) -> None:
     part = Part()
     async with running(part), dialled(part) as (_foreign, channel, theirs):
-        theirs.allow(is_guest=False)
+        theirs.allow(is_guest=True)
         async with asyncio.TaskGroup() as group:
             pulling = group.create_task(_pull(theirs))
             # Once the get is said the pull waits for its data.
@@ -110,7 +110,7 @@ async def _pull(channel: ShardChannel) -> Exception | None:
 async def test_an_end_before_the_last_byte_is_a_failure() -> None:
     part = Part()
     async with running(part), dialled(part) as (foreign, channel, theirs):
-        theirs.allow(is_guest=False)
+        theirs.allow(is_guest=True)
         async with asyncio.TaskGroup() as group:
             pulling = group.create_task(_pull(theirs))
             async with asyncio.timeout(BOUND_S):
@@ -208,7 +208,7 @@ async def test_a_page_that_stops_reading_holds_no_more_than_a_window(tmp_path: P
     (tmp_path / "blob").write_bytes(bytes(32 << 20))
     part = Part()
     async with running(part), Tasks() as tasks, dialled(part) as (foreign, channel, theirs):
-        theirs.allow(is_guest=False)
+        theirs.allow(is_guest=True)
         giver = Giver(theirs, tmp_path / "blob", tasks)
         channel.send(pack(Get(1, BLOB, 0, 32 << 20)))
         async with asyncio.timeout(BOUND_S):
