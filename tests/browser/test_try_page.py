@@ -47,7 +47,7 @@ async def test_a_phone_fetches_a_file_and_sees_from_where(open_page: Open, tmp_p
            .map((one) => one.offsetHeight).filter(Boolean)"""
     )
     assert min(heights) >= 44  # a thumb's width
-    target = os.environ.get("P2PMODELS_TRY_SCREENSHOT", str(tmp_path / "try.png"))
+    target = os.environ.get("TEST_TRY_SCREENSHOT", str(tmp_path / "try.png"))
     await page.screenshot(path=target, full_page=True)
     # the list of the repo and the models are not here: the browser itself notes two answers 404
     assert [text for text in complaints if "404" not in text] == []

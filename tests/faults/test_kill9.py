@@ -15,8 +15,8 @@ import pytest
 
 from p2pmodels.demo.processes import DaemonProcess, HubProcess
 
-LOOPS = int(os.environ.get("P2PMODELS_KILL_LOOPS", "20"))
-SEED = int(os.environ.get("P2PMODELS_KILL_SEED", "1"))
+LOOPS = int(os.environ.get("TEST_KILL_LOOPS", "20"))
+SEED = int(os.environ.get("TEST_KILL_SEED", "1"))
 SIZE = 120_000_000
 RATE = 30_000_000  # bytes a second: the fetch outlives several kills
 AT_RISK = 64 << 20  # bytes that one kill may cost: one checkpoint

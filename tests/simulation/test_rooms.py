@@ -14,7 +14,7 @@ from tests.simulation.machine import Machine
 from tests.simulation.world import World
 
 MB = 1_000_000
-SEEDS = int(os.environ.get("P2PMODELS_ROOMS", "100"))  # rooms; more of them on a quiet night
+SEEDS = int(os.environ.get("TEST_ROOMS", "100"))  # rooms; more of them on a quiet night
 UPLINK = 16e6  # bytes a second
 
 

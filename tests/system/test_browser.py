@@ -124,6 +124,6 @@ async def test_the_dashboard_shows_the_model_without_a_complaint(
         await page.set_viewport_size({"width": 1280, "height": 900})
         await page.goto(daemon.url + "/")
         await page.get_by_text(MINILM_REPO).first.wait_for(timeout=10_000)
-        target = os.environ.get("P2PMODELS_SCREENSHOT", str(tmp_path / "dashboard.png"))
+        target = os.environ.get("TEST_SCREENSHOT", str(tmp_path / "dashboard.png"))
         await page.screenshot(path=target, full_page=True)
     assert complaints == []
