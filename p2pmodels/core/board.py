@@ -227,8 +227,9 @@ class Board:
         if not self.ours[piece]:
             self.ours[piece] = 1
             self._fresh.append(piece)
-            if giver is None and not self.is_alone:
-                self._traffic.intake.count(self.length, now)
+            if giver is None and self.leases.of(self.own):  # else it was here from the start
+                start, stop = self._bytes(piece, piece + 1)
+                self._traffic.intake.count(stop - start, now)
             self.leases.progress(self.own, piece, piece + 1, now)
             self.leases.end(self._is_done)
         self._shown_since.pop(piece, None)

@@ -67,8 +67,9 @@ def pick_leases(now: Situation, open_since: dict[int, float] | None = None) -> l
     mine = sum(1 for lease in now.leases if lease.holder == now.own and _missing(now, lease))
     if mine >= capacity:
         return []
-    needed, late = _needed(now)
-    begin, steal = _free_leases(now, rivals, needed, late, open_since)
+    needed, late, live = _needed(now)
+    slots = ORIGIN_STREAMS - live
+    begin, steal = _free_leases(now, rivals, needed, late, slots, open_since)
     if begin or mine:
         return begin[: capacity - mine]
     if steal:
@@ -85,16 +86,19 @@ def _rivals(now: Situation) -> list[PeerId]:
     ]
 
 
-def _needed(now: Situation) -> tuple[bytearray, dict[int, Lease]]:
-    """The pieces that only the origin can give and nobody fetches; and leases that stand still."""
-    needed = _lacking(now)
+def _needed(now: Situation) -> tuple[bytearray, dict[int, Lease], int]:
+    """The pieces that only the origin can give and nobody fetches; leases that stand still, by
+    number; and how many do not.
+    """
+    needed, live = _lacking(now), 0
     late: dict[int, Lease] = {}
     for lease in now.leases:
         if lease.holder == now.own or is_live(now, lease):
             needed[lease.start : lease.stop] = bytes(lease.stop - lease.start)
+            live += 1
         else:
             late[lease.start // lease_pieces(now.size)] = lease
-    return needed, late
+    return needed, late, live
 
 
 def _free_leases(
@@ -102,13 +106,13 @@ def _free_leases(
     rivals: Sequence[PeerId],
     needed: bytearray,
     late: Mapping[int, Lease],
+    slots: int,
     open_since: dict[int, float] | None,
 ) -> tuple[list[Take], list[tuple[int, Take]]]:
     """The leases that are ours to begin, readers' first; and those we may take, with our rank."""
     step = lease_pieces(now.size)
     begin: list[Take] = []
     steal: list[tuple[int, Take]] = []
-    slots = ORIGIN_STREAMS - len(now.leases) + len(late)
     for number in _in_reading_order(now, step):
         start = needed.find(1, number * step, (number + 1) * step)
         if start < 0:
@@ -220,11 +224,8 @@ def _slow_leases(now: Situation) -> Iterator[tuple[float, float | None, PeerId, 
         if lease.holder == now.own or first < 0 or now.now < since:
             continue
         for start, stop in runs(lacking, first + 1, lease.stop):
-            wait, take = (
-                (stop - start) * age / (lease.landed + 1),
-                Take(start, stop, is_takeover=True),
-            )
-            yield wait, since, lease.holder, take
+            wait = (stop - start) * age / (lease.landed + 1)
+            yield wait, since, lease.holder, Take(start, stop, is_takeover=True)
             break
 
 

@@ -28,7 +28,7 @@ class Leases:
         self.free_since: dict[int, float] = {}
         self.open_since: dict[int, float] = {}
         """For each lease that was the next to begin, since when it was; kept by the picker."""
-        self.step, self._length = lease_pieces(size), piece_length(size)
+        self.step, self._size, self._length = lease_pieces(size), size, piece_length(size)
 
     def __iter__(self) -> Iterator[Lease]:
         return iter(self.all)
@@ -115,12 +115,13 @@ class Leases:
     def progress(self, holder: PeerId, start: int, stop: int, now: float) -> None:
         """Pieces start … stop-1 have landed at a machine: its leases come on by them."""
         for lease in self.of(holder):
-            count = min(stop, lease.stop) - max(start, lease.start)
-            if count <= 0:
+            first, last = max(start, lease.start), min(stop, lease.stop)
+            if first >= last:
                 continue
             lease.progressed = now
-            lease.landed += count
-            self._traffic.uplink.count(count * self._length, now)
+            lease.landed += last - first
+            amount = min(self._size, last * self._length) - first * self._length
+            self._traffic.uplink.count(amount, now)
 
     def end(self, is_done: Callable[[Lease], bool]) -> None:
         """Leases whose pieces are all there are over."""

@@ -20,7 +20,7 @@ from p2pmodels.core.pieces import KIB, MIB, piece_length
 from p2pmodels.core.situation import Ask, Member, Pull, Situation, minus, ones, runs, union
 
 PULLS_LIMIT = 8  # pulls of one blob at once
-PULLS_MIN = 3  # pulls at once of all blobs, however narrow our own line is
+PULLS_MIN = 3  # pulls at once, however narrow our own line is; and one of each blob
 PULL_RATE_MIN = 256 * KIB  # bytes a second that more pulls should bring each: TCP chokes on crumbs
 PULLS_PER_PEER = 3  # pulls of one blob from one peer: two flow while the next is asked
 PULL_BYTES = 32 * MIB  # bytes of a pull at the most; a quick peer sends them in a tenth of a second
@@ -46,9 +46,11 @@ SLOW_PULL_S = 1.0  # seconds that a pull must still take before a quicker holder
 
 def pick_pulls(now: Situation, random: Chance) -> list[Ask]:
     """Which pieces to ask of whom."""
-    free = PULLS_LIMIT - sum(1 for pull in now.pulls if not pull.is_sick)
+    sound = sum(1 for pull in now.pulls if not pull.is_sick)
+    free = PULLS_LIMIT - sound
     if intake := now.traffic.intake.rate:
-        free = min(free, max(PULLS_MIN, int(intake / PULL_RATE_MIN)) - now.traffic.sound_pulls)
+        room = max(PULLS_MIN, int(intake / PULL_RATE_MIN)) - now.traffic.sound_pulls
+        free = min(free, max(room, 0 if sound else 1))  # pulls of other blobs leave us one
     able = [
         member
         for member in now.members.values()

@@ -43,10 +43,10 @@ class PullBook(Protocol):
 
 
 class Traffic:
-    """`books` are the leases and `pulling` the pulls under way, of each blob fetched here."""
+    """`leasing` are the leases and `pulling` the pulls under way, of each blob fetched here."""
 
     def __init__(self) -> None:
-        self.books: list[Sized] = []
+        self.leasing: list[Sized] = []
         self.pulling: list[PullBook] = []
         self.uplink = PeakRate()
         """What all leases of the room bring."""
@@ -56,7 +56,7 @@ class Traffic:
     @property
     def leases(self) -> int:
         """How many leases share the uplink."""
-        return sum(map(len, self.books))
+        return sum(map(len, self.leasing))
 
     @property
     def pull_rate(self) -> float:

@@ -87,7 +87,7 @@ class Room:
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
-        self._parts.traffic.books.append(self.board.leases)
+        self._parts.traffic.leasing.append(self.board.leases)
         self._parts.traffic.pulling.append(self.board.pulls)
         self.partial.on_piece = self._hashed
         for index in list(self.partial.pieces.landed):
@@ -95,7 +95,7 @@ class Room:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._parts.traffic.books.remove(self.board.leases)
+        self._parts.traffic.leasing.remove(self.board.leases)
         self._parts.traffic.pulling.remove(self.board.pulls)
         self.partial.on_piece = lambda _index: None
         await self._tasks.__aexit__()

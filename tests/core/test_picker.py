@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pmodels.core.board import Board
 from p2pmodels.core.digests import Sha256
 from p2pmodels.core.lease_picker import (
     BEGIN_AFTER_S,
@@ -36,7 +37,7 @@ from p2pmodels.core.pull_picker import (
 )
 from p2pmodels.core.pulls import Pulls
 from p2pmodels.core.situation import Ask, Lease, Member, Pull, Situation, Take, lease_pieces
-from p2pmodels.core.traffic import Traffic
+from p2pmodels.core.traffic import WINDOW_S, Traffic
 
 BLOB = Sha256("ab" * 32)
 SIZE = 64 * MIB
@@ -212,7 +213,7 @@ def half_taken(
     traffic = Traffic()
     traffic.uplink.rate, traffic.intake.rate = 1.25e6, intake
     lease = Lease(peer(holder), 0, pieces, since=100.0, progressed=100.0 + seconds, landed=8)
-    traffic.books.append([lease, *range(others)])
+    traffic.leasing.append([lease, *range(others)])
     has = bytearray(b"\1" * 8 + bytes(pieces - 8))
     rival = Member(peer(1), has, is_wanting=True)
     now, ours = 100.0 + seconds, bytearray(has)
@@ -273,7 +274,41 @@ def test_a_narrow_line_is_shared_by_few_pulls() -> None:
     members = [member(n, range(PIECES)) for n in range(1, 9)]
     assert len(pick_pulls(situation(members), Random(1))) == PULLS_LIMIT
     assert len(pick_pulls(situation(members, traffic=narrow(0)), Random(1))) == PULLS_MIN
-    assert pick_pulls(situation(members, traffic=narrow(PULLS_MIN)), Random(1)) == []
+    own = [Pull(n, peer(n), n, n + 1, 100.0, 100.0, at=n) for n in range(1, PULLS_MIN + 1)]
+    at = situation(members, pulls=own, traffic=narrow(PULLS_MIN))
+    assert pick_pulls(at, Random(1)) == []
+
+
+def test_a_blob_has_a_pull_even_when_those_of_others_fill_a_narrow_line() -> None:
+    members = [member(n, range(PIECES)) for n in range(1, 9)]
+    full = narrow(PULLS_LIMIT)
+    assert len(pick_pulls(situation(members, traffic=full), Random(1))) == 1
+    own = Pull(1, peer(1), 0, 4, since=100.0, progressed=100.0, at=0)
+    assert pick_pulls(situation(members, pulls=[own], traffic=full), Random(1)) == []
+
+
+def test_pieces_of_a_lease_that_all_stand_still_are_taken() -> None:
+    step = lease_pieces(SIZE)
+    ours = bytearray(step) + b"\1" * (PIECES - step)
+    frozen = member(1, is_wanting=True, is_usable=False)
+    parts = ORIGIN_STREAMS + 1
+    leases = [Lease(peer(1), n, n + 1, since=100.0, progressed=100.0) for n in range(parts)]
+    assert pick_leases(situation([frozen], leases=leases, ours=ours, now=130.0))
+
+
+def test_traffic_is_of_bytes_and_not_of_whole_pieces() -> None:
+    traffic = Traffic()
+    leases = Leases(BLOB, 1000, traffic)
+    leases.add(peer(1), 0, 1, 100.0)
+    leases.progress(peer(1), 0, 1, 100.0)
+    assert traffic.uplink.rate == pytest.approx(1000 / WINDOW_S)
+
+
+def test_what_was_here_from_the_start_is_no_traffic() -> None:
+    traffic = Traffic()
+    board = Board(peer(0), BLOB, SIZE, 100.0, Random(1), traffic)
+    board.landed(0, b"0" * 32, 100.0, giver=None, is_vouched=True)
+    assert not traffic.intake.rate
 
 
 def test_who_fetches_alone_asks_in_order_and_the_last_pulls_are_shorter() -> None:

@@ -97,7 +97,7 @@ class Machine:
                 self.traffic,
                 partial(under_way, streams),
             )
-            self.traffic.books.append(board.leases)
+            self.traffic.leasing.append(board.leases)
             self.traffic.pulling.append(board.pulls)
             fetch = self.fetches[blob] = Fetch(board, streams=streams)
             for peer in world.neighbours(self):
@@ -241,7 +241,7 @@ class Machine:
             fetch.looks_at = world.now
             return
         del self.fetches[board.blob]
-        self.traffic.books.remove(board.leases)
+        self.traffic.leasing.remove(board.leases)
         self.traffic.pulling.remove(board.pulls)
         self.whole[board.blob] = fetch.landed
         self.begin()
