@@ -73,6 +73,7 @@ async def compose(
         channel_uploads=channel_uploads,
     )
     nearby.is_linked = exchange.links.is_linked
+    lan.last_word = exchange.links.last_word
     if exchange.needs_secret:
         lan.ticket = exchange.links.ticket_for
         nearby.is_member = exchange.links.is_linked

@@ -124,6 +124,7 @@ class Lan:
         self.options = options
         self.on_peer_ready = on_peer_ready
         self.ticket: Callable[[PeerAddress], str | None] = lambda _peer: None
+        self.last_word: Callable[[PeerAddress], float] = lambda _peer: float("-inf")
         self.state = "not running" if options.is_mdns_enabled else "off: not enabled"
         self._clock = clock
         self._on_state, self._read = on_state, read
@@ -135,6 +136,7 @@ class Lan:
         self._news = asyncio.Event()
         self._random = random.Random()  # noqa: S311  jitter and choice of whom to ask, no secret
         self._book = PeerBook(options.id, clock, self._random.random)
+        self._book.last_word = lambda peer: self.last_word(peer)
         self._book.on_found = lambda _peer: self._due.set()
         self._book.on_ready = self._ready
         self._book.on_gone = on_peer_gone

@@ -160,10 +160,17 @@ class Links:
 
     def ticket_for(self, peer: PeerAddress) -> str | None:
         """What the peer at this address gave us to show, as 32 hexadecimal digits."""
-        for linked in self.links():
-            if (linked.host, linked.port) == (peer.host, peer.port):
-                return linked.their_ticket.hex()
-        return None
+        linked = self._at(peer)
+        return linked.their_ticket.hex() if linked else None
+
+    def last_word(self, peer: PeerAddress) -> float:
+        """When the last frame of the peer at this address came, monotonic; -inf without a link."""
+        linked = self._at(peer)
+        return linked.last_heard if linked else float("-inf")
+
+    def _at(self, peer: PeerAddress) -> Linked | None:
+        at = peer.host, peer.port
+        return next((one for one in self.links() if (one.host, one.port) == at), None)
 
     def is_linked(self, id: PeerId) -> bool:
         """Whether there is a link with this peer."""

@@ -134,6 +134,8 @@ class PeerBook:
         self._own, self._clock, self._jitter = own, clock, jitter
         self._contacts: dict[str, Contact] = {}
         self.rule = AddressRule()
+        self.last_word: Callable[[PeerAddress], float] = lambda _address: float("-inf")
+        """When the peer at an address last said something elsewhere (monotonic)."""
         self.on_found: Callable[[PeerView], None] = _ignore
         self.on_ready: Callable[[PeerView], None] = _ignore
         self.on_gone: Callable[[PeerView], None] = _ignore
@@ -196,12 +198,25 @@ class PeerBook:
     def due(self, count: int) -> list[Contact]:
         """At most `count` contacts whose hello is due, the ready ones first; they become busy."""
         now = self._clock.monotonic()
-        waiting = [c for c in self._contacts.values() if c.next_hello <= now and not c.is_busy]
+        waiting = [
+            contact
+            for contact in self._contacts.values()
+            if contact.next_hello <= now and not contact.is_busy and not self._speaks(contact, now)
+        ]
         waiting.sort(key=lambda c: (not c.is_ready, c.next_hello))
         chosen = waiting[:count]
         for contact in chosen:
             contact.is_busy = True
         return chosen
+
+    def _speaks(self, contact: Contact, now: float) -> bool:
+        """Whether it is heard of anyhow: a hello would tell nothing new."""
+        if not contact.is_ready or contact.silences or contact.address is None:
+            return False
+        at = self.last_word(contact.address)
+        if at > contact.last_seen:
+            contact.last_seen, contact.next_hello = at, at + self._recheck_pause()
+        return contact.next_hello > now
 
     def is_credible(self, contact: Contact, hello: Hello) -> bool:
         """Whether the answer at one of its addresses can be this contact's.

@@ -47,7 +47,8 @@ async def test_frames_reach_the_other_side_in_order(room: Room) -> None:
     room.clock.advance(3.0)
     await room.settle()
     assert b.frames == [(A, frame) for frame in said]
-    assert b.links.links()[0].last_heard == room.clock.now
+    assert b.links.last_word(a.address) == b.links.links()[0].last_heard == room.clock.now
+    assert b.links.last_word(b.address) == float("-inf")
     assert not a.links.send(C, WANT)
 
 
@@ -62,6 +63,7 @@ async def test_end_of_one_side_is_told_to_both(room: Room) -> None:
     assert [linked.id for linked in a.gone] == [B]
     assert [linked.id for linked in b.gone] == [A]
     assert a.links.links() == b.links.links() == []
+    assert b.links.last_word(a.address) == float("-inf")
     assert b.links.admits(ticket) is None
     assert not b.links.send(A, WANT)
 

@@ -11,6 +11,7 @@ from p2pmodels.core.torrent import PeerAddress
 from p2pmodels.sources.lan.peers import (
     KNOWN_LIMIT,
     LOOK_AFTER_GOODBYE_S,
+    RECHECK_S,
     Contact,
     FoundBy,
     PeerBook,
@@ -298,6 +299,34 @@ def test_many_peers_are_greeted_less_often_each() -> None:
             assert contact.id is not None
             room.book.answered(contact, contact.addresses[0], Hello(contact.id, "0", 1, 0, 7879))
     assert 500 <= hellos <= 1100  # ten a second for a hundred seconds, and no more
+
+
+def test_peer_that_is_heard_of_elsewhere_needs_no_hello_until_it_falls_silent() -> None:
+    room = Room()
+    room.greet(1)
+    room.book.last_word = lambda _peer: room.clock.now
+    for _ in range(80):
+        room.clock.advance(0.25)
+        assert room.book.due(9) == []
+    fell_silent = room.clock.now
+    room.book.last_word = lambda peer: fell_silent if peer == address(1) else float("-inf")
+    while not (due := room.book.due(9)):
+        room.clock.advance(0.25)
+    assert only(due).last_seen == fell_silent
+    assert room.clock.now - fell_silent <= RECHECK_S
+
+
+@pytest.mark.parametrize("doubt", ["unheard", "left"])
+def test_doubtful_peer_gets_its_hello_whatever_is_heard_of_it(doubt: str) -> None:
+    room = Room()
+    room.greet(1)
+    room.book.last_word = lambda _peer: room.clock.now
+    if doubt == "unheard":
+        room.book.unheard(str(peer_id(1)))
+    else:
+        room.book.left(peer_id(1))
+    room.clock.advance(LOOK_AFTER_GOODBYE_S)
+    assert only(room.book.due(9)).id == peer_id(1)
 
 
 steps = st.lists(
