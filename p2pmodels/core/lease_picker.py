@@ -7,7 +7,7 @@ A lease is a part of a blob that one machine gets from the origin, so that a roo
    origin's line any better, and clients would get nothing in order before the end.
 3. An owner takes its leases one after the other. Who has none left takes one that nobody began, in
    the order of the hash, a little later for each rank; so does everybody for a lease that makes
-   no progress, and in the end for one that is far slower than the room's others.
+   no progress, and for one that is far slower than the others, once the origin's line has room.
 4. Two that began the same lease see it at once; the one of the higher weight goes on.
 5. A long lease is shared by halves while few are under way: one slow holder would stop the room.
 6. A lease that was passed on is left alone for longer: a new connection is slower than an old one.
@@ -215,7 +215,12 @@ def _half(now: Situation, rivals: Sequence[PeerId]) -> list[Take]:
 
 
 def _slow_leases(now: Situation) -> Iterator[tuple[float, float | None, PeerId, Take]]:
-    """What each lease of others still needs, all but one piece: for how long, slow since when."""
+    """What each lease of others still needs, all but one piece: for how long, slow since when.
+
+    None while others use the line: what one leaves to them comes no sooner from elsewhere.
+    """
+    if now.traffic.leases >= ORIGIN_STREAMS:
+        return
     lacking = _lacking(now)
     for lease in now.leases:
         age = now.now - lease.since

@@ -233,6 +233,16 @@ def test_a_long_lease_stays_whole_in_a_busy_room_or_before_a_narrow_line() -> No
     assert half_taken(SPLIT_AFTER_S, holder=0) == []
 
 
+@pytest.mark.parametrize("others", [0, ORIGIN_STREAMS - 1])
+def test_a_slow_lease_passes_on_only_when_the_line_has_room(others: int) -> None:
+    traffic, ours = Traffic(), bytearray(16) + b"\1" * (PIECES - 16)
+    traffic.uplink.rate = 3e6
+    lease = Lease(peer(1), 0, 16, since=60.0, progressed=99.0, landed=1)
+    traffic.leasing.append([lease, *range(others)])
+    at = situation([member(1, is_wanting=True)], leases=[lease], ours=ours, traffic=traffic)
+    assert pick_leases(at) == ([] if others else [Take(1, 16, is_takeover=True)])
+
+
 def narrow(pulls: int) -> Traffic:
     """A line of 1 MB/s that so many pulls share."""
     traffic = Traffic()
