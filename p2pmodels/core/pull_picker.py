@@ -3,7 +3,8 @@
 Copies spread as a tree:
 1. What a reader needs next, then what fewest have, then at random.
 2. A piece with few holders is asked for by a few at a time; who waits its turn gets it from them.
-   In a crowd, pieces that nobody reads yet are asked for in runs.
+   In a crowd, pieces are asked for in runs: those that are read after a shorter wait, the first
+   ones of a file at once.
 3. From the holder that will be quickest: by its measured rate, its load and what we asked already.
 4. A pull without a byte for STALL_S, or far slower than another holder, is asked elsewhere as well;
    not when our own line is the narrow one, which twice the pulls would only clog.
@@ -28,6 +29,7 @@ PULL_FIRST_BYTES = 4 * MIB  # bytes of a pull from a peer whose rate is not know
 PULL_S = 0.5  # seconds that a pull should last: short enough to choose anew
 COLLECT_BYTES = 1 * MIB  # bytes in a row that are waited for in a crowd: a question has its price
 COLLECT_S = 2.0  # seconds that a piece waits for its neighbours at the most
+COLLECT_READ_S = 1.0  # the same for a piece that is read next: a stream may come in gusts
 CROWD = 4  # members that fetch from which on that is worth it
 READ_AHEAD_BYTES = 1 * MIB  # bytes in front of a reader that come before everything else
 FAN_OUT = 1  # machines that ask for a piece at once for each one that has it
@@ -103,7 +105,7 @@ def _open_pieces(now: Situation, able: Sequence[Member]) -> bytearray:
 def _collect(now: Situation, wanted: bytearray) -> None:
     """Leave out what will soon be asked for together with its neighbours.
 
-    Not what a reader needs, nor anything once all of the blob is in the room.
+    Not the head of a file that is read, nor anything once all of the blob is in the room.
     """
     there = union(now.pieces, (member.has for member in now.members.values()))
     if 0 not in union(now.pieces, (there, now.ours)):
@@ -113,7 +115,9 @@ def _collect(now: Situation, wanted: bytearray) -> None:
     for start, stop in list(runs(wanted, 0, now.pieces)):
         age = now.now - min(now.shown_since.get(piece, now.began) for piece in range(start, stop))
         is_read = any(reader < stop and start < reader + ahead for reader in now.readers)
-        if stop - start < enough and age < COLLECT_S and not is_read:
+        if is_read and start < ahead:
+            continue
+        if stop - start < enough and age < (COLLECT_READ_S if is_read else COLLECT_S):
             wanted[start:stop] = bytes(stop - start)
 
 

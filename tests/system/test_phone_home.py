@@ -4,52 +4,51 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
-import sys
+import os
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from p2pmodels.demo.processes import DaemonProcess
 from tests.system.netns import Lab, unavailable
+from tests.system.sniffer import sniffing
+from tests.system.test_two_daemons import BOUND_S
+from tests.system.test_webrtc_daemons import daemon_on, rows
 
-WATCHED_S = 8.0  # seconds of a default start; trackers, DHT and STUN speak up in the first three
+# Seconds watched; trackers, DHT and STUN speak up in the first three. 3600 is the promise's hour.
+WATCHED_S = float(os.environ.get("TEST_WATCHED_S", "8"))
 
-# Prints the destination of every IP packet that leaves eth0, as one line of JSON each.
-SNIFFER = """
-import json, socket
-sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.ntohs(0x0003))
-sock.bind(("eth0", 0))
-print(json.dumps("watching"), flush=True)
-while True:
-    frame, (_, protocol, kind, *_rest) = sock.recvfrom(65535)
-    if kind != socket.PACKET_OUTGOING:
-        continue
-    if protocol == 0x0800:
-        print(json.dumps(socket.inet_ntop(socket.AF_INET, frame[30:34])), flush=True)
-    elif protocol == 0x86DD:
-        print(json.dumps(socket.inet_ntop(socket.AF_INET6, frame[38:54])), flush=True)
-"""
+pytestmark = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
 
 
 @pytest.mark.asyncio
 async def test_a_default_daemon_sends_to_multicast_only(tmp_path: Path) -> None:
-    reason = unavailable()
-    if reason is not None:
-        pytest.skip(reason)
     with Lab(2) as lab:
-        # A way out, so that packets to the internet would really be sent.
-        lab[0].run("ip", "route", "add", "default", "via", lab[1].address)
-        sniffer = await asyncio.create_subprocess_exec(
-            *lab[0].command(sys.executable, "-c", SNIFFER), stdout=asyncio.subprocess.PIPE
-        )
-        assert sniffer.stdout is not None
-        assert json.loads(await sniffer.stdout.readline()) == "watching"
-        async with DaemonProcess(tmp_path / "d", under=lab[0].command(), lan_listen="0.0.0.0:0"):
-            await asyncio.sleep(WATCHED_S)  # the watched time is the experiment
-        sniffer.terminate()
-        lines = (await sniffer.stdout.read()).splitlines()
-        await sniffer.wait()
-    sent_to = {ipaddress.ip_address(json.loads(line)) for line in lines}
+        async with sniffing(lab[0], way_out=lab[1]) as sent_to:
+            under = lab[0].command()
+            async with DaemonProcess(tmp_path / "d", under=under, lan_listen="0.0.0.0:0"):
+                await asyncio.sleep(WATCHED_S)  # the watched time is the experiment
     assert sent_to, "the daemon announces itself, so silence means that nothing was watched"
     assert {address for address in sent_to if not address.is_multicast} == set()
+
+
+@pytest.mark.asyncio
+async def test_webrtc_sends_to_the_rendezvous_and_to_the_peer_only(tmp_path: Path) -> None:
+    with Lab(4) as lab:
+        known = {ipaddress.ip_address(host.address) for host in list(lab)[:3]}
+        async with AsyncExitStack() as stack:
+            blind = {"P2PMODELS_LAN__IS_MDNS_ENABLED": "false"}  # they meet at the third only
+            third = await stack.enter_async_context(daemon_on(lab[0], tmp_path / "third", **blind))
+            sent_to = await stack.enter_async_context(sniffing(lab[1], way_out=lab[3]))
+            env = {"P2PMODELS_RTC__RENDEZVOUS": third.rendezvous, **blind}
+            first, _ = [
+                await stack.enter_async_context(daemon_on(lab[n], tmp_path / f"{n}", **env))
+                for n in (1, 2)
+            ]
+            async with asyncio.timeout(BOUND_S):
+                while "webrtc" not in [p["found_by"] for p in await rows(lab[1], first, "peers")]:
+                    await asyncio.sleep(0.1)
+            await asyncio.sleep(WATCHED_S)  # the watched time is the experiment
+    assert ipaddress.ip_address(lab[2].address) in sent_to
+    assert {address for address in sent_to if not address.is_multicast} <= known
