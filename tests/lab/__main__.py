@@ -42,6 +42,9 @@ async def main(settings: Settings) -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="p2pmodels-lab-", dir=disks(settings)) as disk:
         stage = Stage(settings, Path(disk))
+        for count in settings.rooms:
+            mbit = settings.for_room(count).uplink_mbit
+            print(f"{count} machines at once: the origin's line has {mbit:g} Mbit/s")
         print(TITLES, flush=True)
         for name, scenario in chosen.items():
             try:

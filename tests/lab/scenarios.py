@@ -49,7 +49,7 @@ def cold(name: str, kind: str, count: int) -> Scenario:
     """Everybody wants what nobody has."""
 
     async def run(stage: Stage) -> list[Row]:
-        settings = stage.settings
+        settings = stage.settings.for_room(count)
         async with open_room(settings, count, kind, folder=stage.folder(name)) as room:
             optimum_s = settings.over_uplink_s(room.model.size)
             return [await Stampede(room).run(name, room.machines, optimum_s)]
@@ -61,7 +61,7 @@ def late(name: str, count: int) -> Scenario:
     """One comes when the others have half of it."""
 
     async def run(stage: Stage) -> list[Row]:
-        settings = stage.settings
+        settings = stage.settings.for_room(count)
         async with open_room(settings, count, folder=stage.folder(name)) as room:
             *early, joiner = room.machines
 
@@ -83,7 +83,7 @@ def warm(name: str, count: int) -> Scenario:
     """One has it, so many others want it; the origin has nothing to give but lists."""
 
     async def run(stage: Stage) -> list[Row]:
-        settings = stage.settings
+        settings = stage.settings.for_room(count + 1)
         async with open_room(settings, count + 1, folder=stage.folder(name)) as room:
             await room.warm(room.machines[0])
             # An origin that gave the bytes all the same would need its own time for them.
@@ -100,7 +100,7 @@ def harmed(name: str, count: int, number: signal.Signals) -> Scenario:
     """One is killed or frozen on the way; the others must not wait for it."""
 
     async def run(stage: Stage) -> list[Row]:
-        settings = stage.settings
+        settings = stage.settings.for_room(count)
         async with open_room(settings, count, folder=stage.folder(name)) as room:
             victim = room.machines[count // 2]
 
@@ -122,7 +122,7 @@ def slow_link(name: str, count: int) -> Scenario:
     """One hangs on a cable slower than the uplink; it must not hold up the others."""
 
     async def run(stage: Stage) -> list[Row]:
-        settings = stage.settings
+        settings = stage.settings.for_room(count)
         size = settings.size // SLOW_PART
         folder = stage.folder(name)
         async with open_room(settings, count, size=size, folder=folder) as room:
@@ -155,7 +155,7 @@ def quota(name: str, count: int) -> Scenario:
     """All share one address, to which the hub grants so many requests."""
 
     async def run(stage: Stage) -> list[Row]:
-        settings = stage.settings
+        settings = stage.settings.for_room(count)
         limit = QUOTA_REQUESTS * min(count, QUOTA_ROOM) // QUOTA_ROOM
         options = ("--request-limit", str(limit))
         folder = stage.folder(name)
@@ -177,7 +177,7 @@ def origin_dead(name: str, count: int) -> Scenario:
     """One has it, all know the list of files, and the origin is gone."""
 
     async def run(stage: Stage) -> list[Row]:
-        settings = stage.settings
+        settings = stage.settings.for_room(count)
         async with open_room(settings, count, folder=stage.folder(name)) as room:
             await room.warm(room.machines[0])
             others = room.machines[1:]

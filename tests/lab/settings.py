@@ -3,17 +3,18 @@
 Rates are of payload: the shapers get the room that frames take on top, so that the optimum of a
 download is simply its size divided by its rate.
 
-What two cores can carry decides the rate. A megabyte costs a machine about 25 ms of them in its
-daemon and its client (measured with fifteen machines and one that had the model), so sixteen
-machines at 48 Mbit/s would need more than two cores, and their times would be those of the cores.
-The column `all%` of the table tells when that happens.
+What the cores can carry decides the rate: in a real room every machine has its own, here all share
+them, and times would be those of the cores. A megabyte costs a machine 42 ms of one core in its
+daemon and its client, 61 ms in slow hours of a shared machine (sixteen machines, 115 files), so a
+large room gets a slower line. The column `all%` of the table tells how busy the cores were.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.system.netns import FRAME_BYTES, SEGMENT_BYTES, Cable
@@ -25,6 +26,8 @@ LAN_QUEUE_MS = 20  # a switch holds a few milliseconds; less makes tbf drop whol
 SLOW_LINK_MBIT = 10  # the machine on bad Wi-Fi
 ETHERNET = (SEGMENT_BYTES + FRAME_BYTES) / SEGMENT_BYTES  # bytes on the cable for a byte of payload
 SET_UP_S = 180.0  # seconds to start a room; sixteen daemons on two cores take half a minute
+CORE_S_PER_MB = 0.055  # seconds of a core that a megabyte costs a machine, see above
+CORES_USED = 0.75  # part of the cores that the downloads of a room may take
 SLACK_S = 30.0  # seconds that a deadline adds to the multiple of the optimum
 
 
@@ -36,6 +39,8 @@ class Settings:
     """Bytes of a model."""
     uplink_mbit: float
     """Payload of the origin's line, in millions of bits a second."""
+    is_uplink_fixed: bool
+    """Whether large rooms get that line, too, whatever the cores can carry."""
     lan_mbit: float
     """Payload of each machine's cable."""
     rooms: tuple[int, ...]
@@ -48,6 +53,14 @@ class Settings:
     """Names or their beginnings; none means all."""
     json: Path | None
     """Where the rows go as JSON."""
+
+    def for_room(self, count: int) -> Settings:
+        """The same with a line that the cores can carry into so many machines at once."""
+        if self.is_uplink_fixed:
+            return self
+        cores = len(os.sched_getaffinity(0))
+        carried = CORES_USED * cores / (count * CORE_S_PER_MB) * 8
+        return replace(self, uplink_mbit=min(self.uplink_mbit, float(round(carried))))
 
     @property
     def uplink(self) -> Cable:
@@ -90,7 +103,9 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
     )
     parser.add_argument("--quick", action="store_true", help="4 machines and 24 MB")
     parser.add_argument("--size-mb", type=_positive, help="of a model (256)")
-    parser.add_argument("--uplink-mbit", type=_positive, help="payload (24; with --quick 48)")
+    parser.add_argument(
+        "--uplink-mbit", type=_positive, help="payload (24; with --quick 48; less for large rooms)"
+    )
     parser.add_argument("--lan-mbit", type=_positive, default=950.0, help="payload (950)")
     parser.add_argument("--machines", type=int, nargs="+", help="that download at once (8 16)")
     parser.add_argument("--scenario", action="append", default=[], help="name or its beginning")
@@ -104,6 +119,7 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
     return Settings(
         size=round((found.size_mb or (24 if found.quick else 256)) * 1e6),
         uplink_mbit=found.uplink_mbit or (48.0 if found.quick else 24.0),
+        is_uplink_fixed=found.uplink_mbit is not None,
         lan_mbit=found.lan_mbit,
         rooms=rooms,
         patience=found.patience,

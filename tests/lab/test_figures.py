@@ -128,6 +128,15 @@ def test_shaper_leaves_room_for_frames_so_that_the_optimum_is_of_payload() -> No
     assert settings.uplink.bits_per_s == round(48e6 * 1514 / 1448)
 
 
+def test_large_room_gets_a_line_that_the_cores_can_carry_unless_it_is_given() -> None:
+    settings = parse_settings([])
+    assert settings.for_room(2).uplink_mbit == settings.uplink_mbit
+    rates = [settings.for_room(count).uplink_mbit for count in (2, 100, 200)]
+    assert rates == sorted(rates, reverse=True) and rates[0] > rates[-1] > 0
+    fixed = parse_settings(["--uplink-mbit", "24"])
+    assert fixed.for_room(200) == fixed
+
+
 def test_quick_is_four_machines_and_24_mb_unless_told_otherwise() -> None:
     quick = parse_settings(["--quick"])
     assert (quick.rooms, quick.size) == ((4,), 24_000_000)
