@@ -98,7 +98,7 @@ async def test_ranges_and_everything_else_go_to_the_origin(open_page: Open) -> N
         """async (url) => {
           const seen = [];
           for (const init of [
-            { headers: { Range: "bytes=0-0" } }, { headers: { Range: "bytes=100-199" } },
+            { headers: { Range: "bytes=0-1" } }, { headers: { Range: "bytes=100-199" } },
             { method: "HEAD" }, { headers: { Authorization: "Bearer x" } },
             { headers: { "If-None-Match": '"x"' } },
           ]) {
@@ -112,8 +112,31 @@ async def test_ranges_and_everything_else_go_to_the_origin(open_page: Open) -> N
         made.url + PATH,
     )
     size = len(file.data)
-    assert found == [[206, 1], [206, 100], [200, 0], [200, size], [200, size], [200, 1]]
+    assert found == [[206, 2], [206, 100], [200, 0], [200, size], [200, size], [200, 1]]
     assert daemon.gets == []
+
+
+@pytest.mark.asyncio
+async def test_a_probe_is_answered_from_the_list_and_its_byte_from_the_checked_file(
+    open_page: Open,
+) -> None:
+    file = some_file(3 * MIB)
+    daemon = holder(file)
+    page, made = await open_page(daemon)
+    listed(made, file)
+    await page.evaluate(PREPARE, {})
+    probe = """async ([url, isRead]) => {
+      const answer = await fetch(url, { headers: { Range: "bytes=0-0" } });
+      const byte = isRead ? new Uint8Array(await answer.arrayBuffer()) : [];
+      return [answer.status, answer.headers.get("Content-Range"), Array.from(byte)];
+    }"""
+    told = [206, f"bytes 0-0/{len(file.data)}"]
+    assert await page.evaluate(probe, [made.url + PATH, False]) == [*told, []]
+    assert daemon.gets == []
+    assert await page.evaluate(probe, [made.url + PATH, True]) == [*told, [file.data[0]]]
+    absent = made.url + PATH + ".none"
+    assert (await page.evaluate(probe, [absent, False]))[0] == 404
+    assert made.origin_bytes == 0
 
 
 WORKER = """

@@ -9,12 +9,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import io
 import json
-import shutil
 import ssl
-import subprocess
-import tarfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -30,6 +26,7 @@ from p2pmodels.demo.hub import Hub
 from p2pmodels.sources.swarm.torrents import handed_out
 from tests.browser.test_page_permission import certificate
 from tests.sources.swarm.places import MIB, random_bytes, shelve, torrent_of
+from tests.system.npm import packed
 from tests.system.rtc_room import BOUND_S, REPO, Daemon, chromium, daemon_at, free_port, own_address
 
 if TYPE_CHECKING:
@@ -40,8 +37,7 @@ Found = dict[str, Any]
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 WEBTORRENT = "webtorrent@3.0.21"
-BUNDLE = "package/dist/webtorrent.min.js"
-NPM_LIMIT_S = 60.0  # seconds to get 1.6 MB
+BUNDLE = "dist/webtorrent.min.js"
 PACED = 6 * MIB  # bytes a second for all transports; BitTorrent has half of it
 OURS, PAGES = "-PM", "-WW"  # how the peer ids of daemons and of pages begin
 PRIVATE = "lab/private"
@@ -105,22 +101,7 @@ ASK = """async ([url, made]) => {
 @pytest.fixture(scope="session")
 def bundle(pytestconfig: pytest.Config) -> bytes:
     """The browser bundle of webtorrent, as npm has it."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("no npm on this machine (apt-get install npm)")
-    assert pytestconfig.cache is not None
-    folder = pytestconfig.cache.mkdir("webtorrent")
-    packed = folder / f"{WEBTORRENT.replace('@', '-')}.tgz"
-    if not packed.is_file():
-        command = [npm, "pack", "--silent", "--pack-destination", str(folder), WEBTORRENT]
-        try:
-            subprocess.run(command, check=True, capture_output=True, timeout=NPM_LIMIT_S)
-        except (subprocess.SubprocessError, OSError) as error:
-            pytest.skip(f"npm gives no {WEBTORRENT}: {type(error).__name__}")
-    with tarfile.open(fileobj=io.BytesIO(packed.read_bytes())) as archive:
-        found = archive.extractfile(BUNDLE)
-        assert found is not None
-        return found.read()
+    return packed(pytestconfig, WEBTORRENT, BUNDLE)[BUNDLE]
 
 
 @asynccontextmanager

@@ -40,6 +40,7 @@ import { answered, passed, reportOf, started } from "./p2pmodels/reports.js";
  */
 
 const SIGNAL_PATH = "/peer/v1/signal";
+const PROBE = "bytes=0-0"; // how libraries ask whether there is a file, and how long it is
 
 /** @type {Map<string, Daemon>} one for each address: what is absent is remembered */
 const daemons = new Map();
@@ -114,7 +115,8 @@ export function report(response) {
 }
 
 /**
- * A part of a file, from the daemon of this machine or the origin.
+ * A part of a file, from the daemon of this machine or the origin. Whether there is a file, and its
+ * size, is known from the list: no hub is asked for each of them again.
  * @param {string} url
  * @param {string} range
  * @param {Options} options
@@ -134,7 +136,46 @@ async function fetchRange(url, range, options) {
       if (signal?.aborted) throw error;
     }
   }
+  if (file && range === PROBE) {
+    const known = await knownOf(file, {}, peersOf(meetingOf(options)));
+    if (known && known.size > 0) return probed(url, known, options);
+  }
   return passed(await plainFetch(url, { headers, signal, cache: "no-store" }), log);
+}
+
+/**
+ * The answer to a probe. Nobody reads its byte; if somebody does, it comes out of the whole file,
+ * checked.
+ * @param {string} url
+ * @param {{digest: string, size: number, commit: string}} known
+ * @param {Options} options
+ */
+function probed(url, known, options) {
+  const body = new ReadableStream(
+    {
+      async pull(controller) {
+        try {
+          const whole = new Uint8Array(await (await fetchModelFile(url, options)).arrayBuffer());
+          controller.enqueue(whole.slice(0, 1));
+          controller.close();
+        } catch (error) {
+          controller.error(error);
+        }
+      },
+    },
+    { highWaterMark: 0 },
+  );
+  const headers = new Headers({
+    "Accept-Ranges": "bytes",
+    "Content-Length": "1",
+    "Content-Range": `bytes 0-0/${known.size}`,
+    "Content-Type": "application/octet-stream",
+    ETag: `"${known.digest}"`,
+  });
+  if (known.commit) headers.set("X-Repo-Commit", known.commit);
+  const response = new Response(body, { status: 206, headers });
+  Object.defineProperty(response, "url", { value: url });
+  return response;
 }
 
 /**

@@ -4,7 +4,8 @@
  * 1. Only a plain GET of a hub's file is ours. Whatever carries a token, a condition, a body or
  *    credentials goes where it went before.
  * 2. A range is passed on as it is, to the daemon of this machine or else to the origin: a part of a
- *    file has no digest of its own, so peers are not asked for it.
+ *    file has no digest of its own, so peers are not asked for it. Only the first byte alone, by
+ *    which libraries ask for a file's size, is answered from what is known.
  * 3. `cache.add` fetches inside the browser; it is replaced by a fetch of ours and a `put`.
  */
 
