@@ -1,4 +1,4 @@
-"""Unmodified transformers.js and WebLLM's runtime in a real Chromium, over the module's hook.
+"""Unmodified transformers.js and WebLLM in a real Chromium, over the module's hook.
 
 The page has no daemon on its machine, and the hub gives lists but no bytes: whatever arrives came
 over WebRTC from a daemon of the room.
@@ -31,10 +31,13 @@ pytestmark = [pytest.mark.system, pytest.mark.slow]
 TRANSFORMERS = "@huggingface/transformers@4.3.1"
 RUNTIME = "onnxruntime-web@1.31.0-dev.20260914-8d85527a0"  # what that one is built with
 WASM = "ort-wasm-simd-threaded.asyncify"
-WEB_RUNTIME = "@mlc-ai/web-runtime@0.28.0-dev0"  # with which WebLLM 0.2.86 keeps its models
+WEBLLM = "@mlc-ai/web-llm@0.2.86"
+WEB_RUNTIME = (
+    "@mlc-ai/web-runtime@0.27.0-dev0"  # the newest by itself; WebLLM has 0.28.0-dev0 in it
+)
 TEXT = "hello world"
 TOKENS = (101, 7592, 2088, 102)  # what BERT's tokenizer makes of it
-MANIFEST = "tensor-cache.json"
+CONFIG, LIB, MANIFEST = "mlc-chat-config.json", "lib.wasm", "tensor-cache.json"
 SHARDS = 3
 SHARD_BYTES = 4_000_000
 
@@ -52,6 +55,21 @@ EMBED = """async ([hub, repo, text]) => {
   const extract = await pipeline("feature-extraction", repo, { dtype: "fp32", device: "wasm" });
   const found = await extract(text, { pooling: "mean", normalize: false });
   return Array.from(found.data);
+}"""
+
+# As far as it goes without a GPU: the configuration, and the model's library, which is none.
+BEGIN = """async ([model, lib]) => {
+  const { CreateMLCEngine } = await import("/web-llm.js");
+  const appConfig = { model_list: [{ model, model_id: "lab", model_lib: lib }] };
+  const error = await CreateMLCEngine("lab", { appConfig }).then(String, (e) => e.name);
+  const kept = async (scope) => {
+    const cache = await caches.open(scope);
+    const [key] = await cache.keys();
+    const data = await (await cache.match(key)).arrayBuffer();
+    const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", data));
+    return [key.url, Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("")];
+  };
+  return [error, await kept("webllm/config"), await kept("webllm/wasm")];
 }"""
 
 # As WebLLM does it: `ArtifactCache` of TVM's runtime, which keeps shards by `cache.add`.
@@ -143,17 +161,23 @@ async def test_transformers_js_computes_with_a_model_from_the_room(
 
 
 @pytest.mark.asyncio
-async def test_what_webllm_keeps_its_models_with_gets_them_from_the_room(
+async def test_webllm_gets_its_files_from_the_room(
     pytestconfig: pytest.Config, tmp_path: Path
 ) -> None:
-    library = packed(pytestconfig, WEB_RUNTIME, "lib/index.js")
-    names = [f"params_shard_{number}.bin" for number in range(SHARDS)]
-    model = {name: tmp_path / name for name in (MANIFEST, *names)}
-    for number, name in enumerate(names):
+    files = {
+        "web-llm.js": packed(pytestconfig, WEBLLM, "lib/index.js")["lib/index.js"],
+        "tvmjs.js": packed(pytestconfig, WEB_RUNTIME, "lib/index.js")["lib/index.js"],
+    }
+    shards = [f"params_shard_{number}.bin" for number in range(SHARDS)]
+    model = {name: tmp_path / name for name in (CONFIG, LIB, MANIFEST, *shards)}
+    for number, name in enumerate((LIB, *shards)):
         model[name].write_bytes(random_bytes(SHARD_BYTES, number))
-    model[MANIFEST].write_text(json.dumps({"records": [{"dataPath": name} for name in names]}))
-    async with page_with(tmp_path, model, {"tvmjs.js": library["lib/index.js"]}) as (page, hub):
-        urls = [f"{hub.url}/{REPO}/resolve/main/{name}" for name in model]
-        found, is_kept = await page.evaluate(KEEP, urls)
-    assert found == [SHARDS, *(digest_of(model[name]) for name in names)]
+    model[CONFIG].write_text(json.dumps({"model_type": "lab", "tokenizer_files": []}))
+    model[MANIFEST].write_text(json.dumps({"records": [{"dataPath": name} for name in shards]}))
+    async with page_with(tmp_path, model, files) as (page, hub):
+        urls = {name: f"{hub.url}/{REPO}/resolve/main/{name}" for name in model}
+        begun = await page.evaluate(BEGIN, [f"{hub.url}/{REPO}", urls[LIB]])
+        kept, is_kept = await page.evaluate(KEEP, [urls[name] for name in (MANIFEST, *shards)])
+    assert begun == ["CompileError", *([urls[n], digest_of(model[n])] for n in (CONFIG, LIB))]
+    assert kept == [SHARDS, *(digest_of(model[name]) for name in shards)]
     assert is_kept
