@@ -32,9 +32,7 @@ TRANSFORMERS = "@huggingface/transformers@4.3.1"
 RUNTIME = "onnxruntime-web@1.31.0-dev.20260914-8d85527a0"  # what that one is built with
 WASM = "ort-wasm-simd-threaded.asyncify"
 WEBLLM = "@mlc-ai/web-llm@0.2.86"
-WEB_RUNTIME = (
-    "@mlc-ai/web-runtime@0.27.0-dev0"  # the newest by itself; WebLLM has 0.28.0-dev0 in it
-)
+WEB_RUNTIME = "@mlc-ai/web-runtime@0.27.0-dev0"  # WebLLM has 0.28.0-dev0 in it
 TEXT = "hello world"
 TOKENS = (101, 7592, 2088, 102)  # what BERT's tokenizer makes of it
 CONFIG, LIB, MANIFEST = "mlc-chat-config.json", "lib.wasm", "tensor-cache.json"
