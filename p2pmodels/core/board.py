@@ -62,7 +62,7 @@ class Board:
         self.is_alone = False
         self._random, self._under_way = random, under_way
         self._began = self._origin_until = now
-        self._questions = Questions()
+        self._questions = Questions(traffic.answer_times)
         self._shown_since: dict[int, float] = {}
         self._readers: tuple[int, ...] = ()
         self._roots: dict[int, bytes] = {}
@@ -146,7 +146,7 @@ class Board:
         self.members.remove(peer)
 
     def _has(self, peer: PeerId, have: Have, now: float) -> None:
-        self._questions.over(peer)
+        self._questions.answered(peer, now)
         is_of_use = have.runs or have.is_wanting or self.members.get(peer)
         if have.size != self.size or not is_of_use:
             return

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Sized
 from typing import Protocol
 
+from p2pmodels.core.questions import AnswerTimes
+
 WINDOW_S = 2.0  # seconds over which a rate is taken; `have` frames come in bursts
 PEAK_KEPT = 0.995  # of the highest rate that is left with each report: lines may become slower
 
@@ -52,6 +54,7 @@ class Traffic:
         """What all leases of the room bring."""
         self.intake = PeakRate()
         """What comes to this machine, from the origin and from peers."""
+        self.answer_times = AnswerTimes()
 
     @property
     def leases(self) -> int:
