@@ -98,14 +98,15 @@ def _open_pieces(now: Situation, able: Sequence[Member]) -> bytearray:
         if not is_our_turn:
             wanted[piece] = 0
     if len(wanting) >= CROWD:
-        _collect(now, wanted)
+        _collect(now, wanted, taken)
     return wanted
 
 
-def _collect(now: Situation, wanted: bytearray) -> None:
+def _collect(now: Situation, wanted: bytearray, taken: bytearray) -> None:
     """Leave out what will soon be asked for together with its neighbours.
 
-    Not the head of a file that is read, nor anything once all of the blob is in the room.
+    Not what has none to wait for, nor the head of a file that is read, nor anything once all of
+    the blob is in the room.
     """
     there = union(now.pieces, (member.has for member in now.members.values()))
     if 0 not in union(now.pieces, (there, now.ours)):
@@ -115,7 +116,8 @@ def _collect(now: Situation, wanted: bytearray) -> None:
     for start, stop in list(runs(wanted, 0, now.pieces)):
         age = now.now - min(now.shown_since.get(piece, now.began) for piece in range(start, stop))
         is_read = any(reader < stop and start < reader + ahead for reader in now.readers)
-        if is_read and start < ahead:
+        can_grow = 0 in taken[max(0, start - 1) : start] + taken[stop : stop + 1]
+        if not can_grow or (is_read and start < ahead):
             continue
         if stop - start < enough and age < (COLLECT_READ_S if is_read else COLLECT_S):
             wanted[start:stop] = bytes(stop - start)

@@ -55,6 +55,7 @@ class Traffic:
         self.intake = PeakRate()
         """What comes to this machine, from the origin and from peers."""
         self.answer_times = AnswerTimes()
+        """How busy the room is, as its answers tell."""
 
     @property
     def leases(self) -> int:

@@ -173,6 +173,17 @@ def asked_in_a_crowd(reader: int, after_s: float) -> list[int]:
     return [ask.start for ask in pick_pulls(now, Random(1))]
 
 
+def test_in_a_crowd_a_piece_whose_neighbours_are_here_waits_for_nothing() -> None:
+    members = [member(1, range(40, 41))]
+    members += [member(number, is_wanting=True) for number in range(2, 2 + CROWD)]
+    for neighbours, asked in (([39, 41], [40]), ([39], []), ([41], [])):
+        ours = bytearray(PIECES)
+        for piece in neighbours:
+            ours[piece] = 1
+        now = situation(members, ours=ours, readers=[200], shown_since={40: 100.0})
+        assert [ask.start for ask in pick_pulls(now, Random(1))] == asked
+
+
 def test_in_a_crowd_single_pieces_wait_for_their_neighbours_but_the_head_of_a_file() -> None:
     assert asked_in_a_crowd(40, COLLECT_READ_S - 0.1) == []
     assert asked_in_a_crowd(40, COLLECT_READ_S) == [40]

@@ -52,7 +52,7 @@ def direct(name: str, count: int) -> Scenario:
     """Everybody by himself."""
 
     async def run(stage: Stage) -> list[Row]:
-        settings = stage.settings
+        settings = stage.settings.for_room(count)
         size = settings.size // DIRECT_PART
         async with open_room(
             settings, count, size=size, with_daemons=False, folder=stage.folder(name)
@@ -69,7 +69,7 @@ def torrent(name: str, count: int) -> Scenario:
     """Everybody with libtorrent."""
 
     async def run(stage: Stage) -> list[Row]:
-        settings = stage.settings
+        settings = stage.settings.for_room(count)
         folder = stage.folder(name)
         async with open_room(settings, count, with_daemons=False, folder=folder) as room:
             made = await asyncio.to_thread(_make_torrent, room.model, folder)

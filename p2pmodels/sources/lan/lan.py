@@ -124,7 +124,7 @@ class Lan:
         self.options = options
         self.on_peer_ready = on_peer_ready
         self.ticket: Callable[[PeerAddress], str | None] = lambda _peer: None
-        self.last_word: Callable[[PeerAddress], float] = lambda _peer: float("-inf")
+        self.last_word: Callable[[PeerView], float] = lambda _peer: float("-inf")
         self.state = "not running" if options.is_mdns_enabled else "off: not enabled"
         self._clock = clock
         self._on_state, self._read = on_state, read

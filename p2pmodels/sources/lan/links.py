@@ -160,17 +160,19 @@ class Links:
 
     def ticket_for(self, peer: PeerAddress) -> str | None:
         """What the peer at this address gave us to show, as 32 hexadecimal digits."""
-        linked = self._at(peer)
-        return linked.their_ticket.hex() if linked else None
+        for linked in self.links():
+            if (linked.host, linked.port) == (peer.host, peer.port):
+                return linked.their_ticket.hex()
+        return None
 
-    def last_word(self, peer: PeerAddress) -> float:
-        """When the last frame of the peer at this address came, monotonic; -inf without a link."""
-        linked = self._at(peer)
-        return linked.last_heard if linked else float("-inf")
-
-    def _at(self, peer: PeerAddress) -> Linked | None:
-        at = peer.host, peer.port
-        return next((one for one in self.links() if (one.host, one.port) == at), None)
+    def last_word(self, peer: PeerView) -> float:
+        """When the last frame of this peer came over TCP, monotonic; -inf without such a link."""
+        link = self._by_id.get(PeerId(peer.id))
+        linked = link.linked if link is not None and link.is_ready else None
+        if linked is None or linked.carrier is not None:
+            return float("-inf")  # who is reached by WebRTC may have no open port
+        is_there = (linked.host, linked.port) == (peer.host, peer.port)
+        return linked.last_heard if is_there else float("-inf")
 
     def is_linked(self, id: PeerId) -> bool:
         """Whether there is a link with this peer."""

@@ -134,8 +134,8 @@ class PeerBook:
         self._own, self._clock, self._jitter = own, clock, jitter
         self._contacts: dict[str, Contact] = {}
         self.rule = AddressRule()
-        self.last_word: Callable[[PeerAddress], float] = lambda _address: float("-inf")
-        """When the peer at an address last said something elsewhere (monotonic)."""
+        self.last_word: Callable[[PeerView], float] = lambda _peer: float("-inf")
+        """When a peer last said something that only its peer port can carry (monotonic)."""
         self.on_found: Callable[[PeerView], None] = _ignore
         self.on_ready: Callable[[PeerView], None] = _ignore
         self.on_gone: Callable[[PeerView], None] = _ignore
@@ -211,9 +211,9 @@ class PeerBook:
 
     def _speaks(self, contact: Contact, now: float) -> bool:
         """Whether it is heard of anyhow: a hello would tell nothing new."""
-        if not contact.is_ready or contact.silences or contact.address is None:
+        if not contact.is_ready or contact.silences:
             return False
-        at = self.last_word(contact.address)
+        at = self.last_word(view(contact))
         if at > contact.last_seen:
             contact.last_seen, contact.next_hello = at, at + self._recheck_pause()
         return contact.next_hello > now

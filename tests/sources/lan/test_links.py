@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import cast
 
 import pytest
 
@@ -10,6 +11,7 @@ from p2pmodels.core.exchange import Conversation
 from p2pmodels.core.secret import Secret
 from p2pmodels.core.wire import Busy, Bye, Frame, Welcome, pack
 from p2pmodels.sources.lan.carrier import plain_host
+from p2pmodels.sources.lan.link import ByteCarrier
 from p2pmodels.sources.lan.links import RETRY_CEILING_S
 from tests.link_fakes import MemoryChannel, Room, hello
 from tests.sources.lan.members import WANT, A, B, C, is_link, messages
@@ -47,9 +49,30 @@ async def test_frames_reach_the_other_side_in_order(room: Room) -> None:
     room.clock.advance(3.0)
     await room.settle()
     assert b.frames == [(A, frame) for frame in said]
-    assert b.links.last_word(a.address) == b.links.links()[0].last_heard == room.clock.now
-    assert b.links.last_word(b.address) == float("-inf")
+    assert b.links.last_word(a.view()) == b.links.links()[0].last_heard == room.clock.now
+    assert b.links.last_word(b.view()) == float("-inf")
     assert not a.links.send(C, WANT)
+
+
+class Carried(MemoryChannel):
+    """A channel that carries bytes too, as those of WebRTC do."""
+
+    is_dialler, remote_address = True, "10.0.0.9"
+
+    def allow(self, *, is_guest: bool) -> None: ...
+
+
+@pytest.mark.asyncio
+async def test_a_word_over_webrtc_says_nothing_of_the_peer_port(room: Room) -> None:
+    a, b = room.add(A), room.add(B)
+    ours, theirs = Carried("b", "a"), Carried("a", "b")
+    ours.other, theirs.other, theirs.is_dialler = theirs, ours, False
+    for member, end, expected in ((a, ours, B), (b, theirs, None)):
+        carrier = cast(ByteCarrier, end)
+        room.tasks.start(member.links.adopt(carrier, expected), "adopt")
+    await room.settle()
+    assert (a.linked_ids, b.linked_ids) == ([B], [A])
+    assert b.links.last_word(a.view()) == a.links.last_word(b.view()) == float("-inf")
 
 
 @pytest.mark.asyncio
@@ -63,7 +86,7 @@ async def test_end_of_one_side_is_told_to_both(room: Room) -> None:
     assert [linked.id for linked in a.gone] == [B]
     assert [linked.id for linked in b.gone] == [A]
     assert a.links.links() == b.links.links() == []
-    assert b.links.last_word(a.address) == float("-inf")
+    assert b.links.last_word(a.view()) == float("-inf")
     assert b.links.admits(ticket) is None
     assert not b.links.send(A, WANT)
 

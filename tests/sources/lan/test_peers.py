@@ -309,7 +309,7 @@ def test_peer_that_is_heard_of_elsewhere_needs_no_hello_until_it_falls_silent() 
         room.clock.advance(0.25)
         assert room.book.due(9) == []
     fell_silent = room.clock.now
-    room.book.last_word = lambda peer: fell_silent if peer == address(1) else float("-inf")
+    room.book.last_word = lambda peer: fell_silent if peer.id == str(peer_id(1)) else float("-inf")
     while not (due := room.book.due(9)):
         room.clock.advance(0.25)
     assert only(due).last_seen == fell_silent
