@@ -40,7 +40,7 @@ SHARDS = 3
 SHARD_BYTES = 4_000_000
 
 INSTALL = """async ([daemon, hub]) => {
-  const { install, report } = await import(`${daemon}/p2pmodels.js`);
+  const { install } = await import(`${daemon}/p2pmodels.js`);
   install({ daemon: null, hubs: [hub] });
 }"""
 

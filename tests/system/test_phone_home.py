@@ -19,7 +19,10 @@ from tests.system.test_webrtc_daemons import daemon_on, rows
 # Seconds watched; trackers, DHT and STUN speak up in the first three. 3600 is the promise's hour.
 WATCHED_S = float(os.environ.get("TEST_WATCHED_S", "8"))
 
-pytestmark = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
+pytestmark = [
+    pytest.mark.skipif(unavailable() is not None, reason=str(unavailable())),
+    pytest.mark.timeout(120 + WATCHED_S),
+]
 
 
 @pytest.mark.asyncio

@@ -151,17 +151,23 @@ async function fetchRange(url, range, options) {
  * @param {Options} options
  */
 function probed(url, known, options) {
+  const over = new AbortController();
+  const signals = options.signal ? [options.signal, over.signal] : [over.signal];
   const body = new ReadableStream(
     {
       async pull(controller) {
-        try {
-          const whole = new Uint8Array(await (await fetchModelFile(url, options)).arrayBuffer());
-          controller.enqueue(whole.slice(0, 1));
-          controller.close();
-        } catch (error) {
-          controller.error(error);
+        const whole = await fetchModelFile(url, { ...options, signal: AbortSignal.any(signals) });
+        if (!whole.ok || !whole.body) throw new TypeError(`${url}: status ${whole.status}`);
+        /** @type {Uint8Array | undefined} */
+        let first;
+        const reader = whole.body.getReader();
+        for (let part = await reader.read(); !part.done; part = await reader.read()) {
+          first ??= part.value.slice(0, 1);
         }
+        controller.enqueue(first);
+        controller.close();
       },
+      cancel: () => over.abort(),
     },
     { highWaterMark: 0 },
   );
