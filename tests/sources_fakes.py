@@ -39,6 +39,7 @@ class FakeOrigins:
         self.tokens: set[str] = set()
         self.gate: asyncio.Semaphore | None = None
         self.given = 0
+        self.is_patient = True
         self.began = asyncio.Event()
 
     def add(self, size: int, seed: int = 1) -> Want:
@@ -84,8 +85,10 @@ class FakeOrigins:
         token: Secret | None = None,
         *,
         use_operator_token: bool = False,
+        is_patient: bool = True,
     ) -> Manifest:
         self.asked.append((f"{repo}@{revision}", token is not None or use_operator_token))
+        self.is_patient = is_patient
         if self.error is not None:
             raise self.error
         return self.manifests[revision.value]

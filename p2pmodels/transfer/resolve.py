@@ -1,7 +1,8 @@
 """From repo@revision to a manifest that this caller may see.
 
 1. By commit a manifest is held for ever; a branch is asked again after `branch_ttl_s`.
-2. When no origin can be reached the last known commit is served and marked stale.
+2. When no origin can be reached the last known commit is served and marked stale; it is asked once
+   then, for a client need not wait while we try again.
 3. A refusal is final: it is never answered from what another caller fetched.
 4. A repo that refuses anonymous callers is restricted: each caller's own token must be accepted
    by the origin, which is remembered for minutes under the token's fingerprint.
@@ -45,6 +46,7 @@ class Hubs(Protocol):
         token: Secret | None = None,
         *,
         use_operator_token: bool = False,
+        is_patient: bool = True,
     ) -> Manifest: ...
 
     async def prove(
@@ -161,13 +163,13 @@ class Resolver:
 
     async def _ask(self, question: _Question, caller: Caller) -> Resolved:
         repo, revision, _ = question
+        known = self._known(repo, revision)
         try:
-            manifest = await self._fetch(repo, revision, caller)
+            manifest = await self._fetch(repo, revision, caller, is_patient=known is None)
         except (NotFound, AccessRefused) as error:
             self._remember(question, error)
             raise
         except SourceFailed as error:
-            known = self._known(repo, revision)
             if known is None:
                 self._remember(question, error)
                 raise
@@ -183,15 +185,21 @@ class Resolver:
         _bound(self._refusals)
         self._refusals[question] = (self._clock.monotonic() + REFUSAL_KEPT_S, error)
 
-    async def _fetch(self, repo: RepoId, revision: Revision, caller: Caller) -> Manifest:
+    async def _fetch(
+        self, repo: RepoId, revision: Revision, caller: Caller, *, is_patient: bool
+    ) -> Manifest:
         """Ask anonymously first: what the public may read needs nobody's token."""
         try:
-            return await self._hubs.manifest(repo, revision)
+            return await self._hubs.manifest(repo, revision, is_patient=is_patient)
         except AccessRefused:
             if caller.token is None and not caller.is_operator:
                 raise
         manifest = await self._hubs.manifest(
-            repo, revision, caller.token, use_operator_token=caller.is_operator
+            repo,
+            revision,
+            caller.token,
+            use_operator_token=caller.is_operator,
+            is_patient=is_patient,
         )
         return replace(manifest, is_restricted=True)
 

@@ -44,9 +44,11 @@ class RefusingOrigins(FakeOrigins):
 
     async def manifest(
         self, repo: RepoId, revision: Revision, token: Secret | None = None, *,
-        use_operator_token: bool = False,
+        use_operator_token: bool = False, is_patient: bool = True,
     ) -> Manifest:  # fmt: skip
-        found = await super().manifest(repo, revision, token, use_operator_token=use_operator_token)
+        found = await super().manifest(
+            repo, revision, token, use_operator_token=use_operator_token, is_patient=is_patient
+        )
         self._check(token, use_operator_token)
         return found
 
@@ -108,10 +110,13 @@ async def test_without_origin_the_last_known_commit_is_served_and_marked_stale(
 ) -> None:
     origins.manifests["main"] = manifest(OLD)
     await (await resolver_of(origins)).resolve(REPO, MAIN)
+    patience = [origins.is_patient]
     origins.error = NetworkFailed("cable out")
     resolver = await resolver_of(origins)  # as after a restart
     resolved = await resolver.resolve(REPO, MAIN)
     assert resolved.is_stale
+    patience.append(origins.is_patient)
+    assert patience == [True, False]  # with an answer at hand nobody waits for further tries
     assert resolved.manifest.commit == OLD
     asked = len(origins.asked)
     await resolver.resolve(REPO, MAIN)

@@ -162,12 +162,16 @@ class Origins:
         token: Secret | None = None,
         *,
         use_operator_token: bool = False,
+        is_patient: bool = True,
     ) -> Manifest:
-        """The files of repo@revision. Raises AccessRefused, NotFound, SourceFailed."""
+        """The files of repo@revision; without patience each hub is asked once.
 
-        async def ask(origin: Origin, is_patient: bool) -> Manifest:
+        Raises AccessRefused, NotFound, SourceFailed.
+        """
+
+        async def ask(origin: Origin, is_last: bool) -> Manifest:
             chosen = _token(origin, token, use_operator_token)
-            return await origin.manifest(repo, revision, chosen, is_patient=is_patient)
+            return await origin.manifest(repo, revision, chosen, is_patient=is_last and is_patient)
 
         try:
             return await self._first(ask, f"{repo}@{revision}", hubs_only=True)
