@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -34,6 +35,7 @@ ALIVE_S = 0.5  # seconds between signs of life; each tells the memory used
 LEAVE_LIMIT_S = 0.5  # seconds for the last packets; less than the daemon waits for us
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 NICENESS = 10  # more than the daemon has: its loop answers clients, and needs little for that
+AUTOGROUP = Path("/proc/self/autogroup")  # the niceness of a session beside others (sched(7))
 
 
 class _Session:
@@ -197,13 +199,25 @@ async def serve(notes: socket.socket, slots: list[socket.socket]) -> None:
         await child.close()
 
 
+def step_back() -> None:
+    """Leave the processor to the daemon's loop, and to whatever else this machine is for.
+
+    Linux shares it between sessions first (autogroups), and niceness counts within one: in the
+    daemon's own, a busy child uses up what the daemon is given, which then waits 30 ms for a turn.
+    """
+    os.setsid()
+    os.nice(NICENESS)
+    with contextlib.suppress(OSError):  # there are kernels without
+        AUTOGROUP.write_text(str(NICENESS))
+
+
 def main() -> None:
     """Run with the descriptors that the daemon passed on."""
     logging.basicConfig(level=logging.CRITICAL)  # the daemon logs, by reason and not by packet
     limit, notes, *slots = (int(argument) for argument in sys.argv[1:])
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.nice(NICENESS)
+    step_back()
     uvloop.run(serve(socket.socket(fileno=notes), [socket.socket(fileno=fd) for fd in slots]))
 
 

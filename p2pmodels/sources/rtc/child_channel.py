@@ -75,6 +75,7 @@ class ChildChannel:
         self._frames: deque[bytes] = deque()
         self._gives: dict[int, _Give] = {}
         self._turns: deque[int] = deque()
+        self._given: dict[int, int] = {}
         self._pulls: dict[int, _Pull] = {}
         self._dropped: dict[int, None] = {}
         self._untaken = 0
@@ -148,7 +149,14 @@ class ChildChannel:
             elif self._turns:
                 self._send_block(self._turns.popleft())
             else:
-                return
+                break
+        self._tell_given()
+
+    def _tell_given(self) -> None:
+        """Tell the daemon of the bytes that the channel took, in one note for each number."""
+        for number, amount in self._given.items():
+            self._tell(Note(Kind.GAVE, self._session, number, amount))
+        self._given.clear()
 
     def _send_block(self, number: int) -> None:
         """One message of a give, or its end."""
@@ -167,7 +175,7 @@ class ChildChannel:
                 return
             self._channel.send(data_head(number, give.at) + data)
             give.at += len(data)
-            self._tell(Note(Kind.GAVE, self._session, number, len(data)))
+            self._given[number] = self._given.get(number, 0) + len(data)
         if give.at < give.stop:
             self._turns.append(number)
         elif give.end:
@@ -176,6 +184,7 @@ class ChildChannel:
             self._channel.send(end)
 
     def _fail(self, number: int, reason: str) -> None:
+        self._tell_given()
         self.stop(number)
         self._tell(Note(Kind.FAILED, self._session, number, tail=reason.encode()))
 

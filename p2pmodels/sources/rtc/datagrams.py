@@ -4,13 +4,17 @@
    aiortc would ask a public STUN server.
 2. Datagrams wait in a bounded queue, as in a socket; further ones are lost, as on a network.
 3. No keys for media are made, so packets of media are dropped.
+4. Datagrams of one length go out in runs, each with one system call that the kernel cuts again
+   (udp(7), UDP_SEGMENT): a call for each was a third of what sending costs. Whoever puts them
+   flushes before anything else may run.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
+import struct
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
 
 from aioice import Candidate, Connection
@@ -24,12 +28,33 @@ QUEUE_LIMIT = 1024  # datagrams; 1.5 MB of usual ones, three times the window th
 SOCKET_BUFFER_BYTES = 2 << 20  # bytes; the kernel's default holds 10 ms of 25 MB/s
 DATAGRAM_BYTES_LIMIT = 9000  # bytes of a datagram; ours have 8.3 KB where six frames arrive
 BATCH_LIMIT = 16  # datagrams read before they are acknowledged, if so many are there
+RUN_LIMIT = 32  # datagrams sent at once; a browser's socket holds 56, and 64 are the kernel's limit
+RUN_BYTES_LIMIT = 60_000  # bytes sent at once; with all heads an IP packet has 65,535
+UDP_SEGMENT = 103  # linux/udp.h; not in Python's socket module
 IP_MTU_DISCOVER, IP_PMTUDISC_DONT = 10, 0  # linux/in.h; not in Python's socket module
 STUN_LIMIT_S = 2.0  # seconds for the answer of a configured STUN server
 
 
 class Datagrams(StunProtocol):
     """A UDP socket of a session."""
+
+    def __init__(self, receiver: Connection, line: socket.socket) -> None:
+        super().__init__(receiver)
+        self._line, self._is_cut_by_kernel = line, hasattr(socket, "SOL_UDP")
+
+    def send_run(self, run: bytes, length: int, address: tuple[str, int]) -> None:
+        """Send datagrams of that length, the last of which may be shorter, now or never."""
+        if self._is_cut_by_kernel and len(run) > length:
+            cut = [(socket.SOL_UDP, UDP_SEGMENT, struct.pack("=H", length))]
+            try:
+                self._line.sendmsg([run], cut, 0, address)
+                return
+            except BlockingIOError:
+                return  # lost, as in any queue that is full
+            except OSError:
+                self._is_cut_by_kernel = False  # an old kernel, or frames that are smaller
+        for start in range(0, len(run), length):
+            self.transport.sendto(run[start : start + length], address)
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
         data = cast(bytes, data)
@@ -69,13 +94,18 @@ class LanConnection(Connection):
 
     async def _bind(self, address: str) -> Datagrams | None:
         loop = asyncio.get_running_loop()
+        line = socket.socket(
+            socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM
+        )
+        line.setblocking(False)
         try:
-            transport, protocol = await loop.create_datagram_endpoint(
-                lambda: Datagrams(self), local_addr=(address, 0)
-            )
+            line.bind((address, 0))
         except OSError:
+            line.close()
             return None  # the address went away
-        line = transport.get_extra_info("socket")
+        transport, protocol = await loop.create_datagram_endpoint(
+            lambda: Datagrams(self, line), sock=line
+        )
         line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
         line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
         if line.family == socket.AF_INET:
@@ -101,11 +131,11 @@ class LanConnection(Connection):
             return None
         return candidate
 
-    def put(self, data: bytes) -> None:
-        """Send one datagram to the peer, or lose it when there is no way."""
+    def send_run(self, run: bytes, length: int) -> None:
+        """Send datagrams to the peer (`Datagrams.send_run`), or lose them when there is no way."""
         pair = self._nominated.get(1)
         if pair is not None:
-            pair.protocol.transport.sendto(data, pair.remote_addr)
+            cast(Datagrams, pair.protocol).send_run(run, length, pair.remote_addr)
 
     def waiting(self, limit: int) -> Iterator[bytes]:
         """The datagrams that have come already, at most so many."""
@@ -138,18 +168,38 @@ class DataDtls(RTCDtlsTransport):
     def __init__(self, transport: RTCIceTransport, certificates: list[RTCCertificate]) -> None:
         super().__init__(transport, certificates)
         self._connection = cast(LanConnection, transport._connection)
-        self.on_batch: Callable[[], None] = lambda: None
+        self.on_batch: Callable[[], Awaitable[None]] = _nothing
         self._is_settled = False
+        self._lengths: list[int] = []
 
     def set_role(self, *, is_active: bool) -> None:
         """Say who begins the handshake; before `start`."""
         self._set_role("client" if is_active else "server")
 
     def put(self, data: bytes) -> None:
-        """Encrypt and send one datagram; before and after the session it is lost."""
-        if self._state == State.CONNECTED and self._ssl is not None:
-            self._ssl.send(data)
-            self._connection.put(self._ssl.bio_read(DATAGRAM_BYTES_LIMIT))
+        """Encrypt one datagram, for `flush` to send; before and after the session it is lost."""
+        if self._state != State.CONNECTED or self._ssl is None:
+            return
+        lengths = self._lengths
+        if lengths and not (
+            lengths[-1] == lengths[0] >= len(data)
+            and len(lengths) < RUN_LIMIT
+            and (len(lengths) + 1) * lengths[0] <= RUN_BYTES_LIMIT
+        ):
+            self.flush()
+        self._ssl.send(data)
+        self._lengths.append(len(data))
+
+    def flush(self) -> None:
+        """Send what was put."""
+        lengths = self._lengths
+        if not lengths or self._ssl is None:
+            return
+        run = self._ssl.bio_read(len(lengths) * DATAGRAM_BYTES_LIMIT)
+        # What DTLS adds is the same for each: so long is the first.
+        length = (len(run) + lengths[0] - lengths[-1]) // len(lengths)
+        lengths.clear()
+        self._connection.send_run(run, length)
 
     def _setup_srtp(self) -> None:
         """No media, no keys."""
@@ -157,7 +207,7 @@ class DataDtls(RTCDtlsTransport):
     async def _recv_next(self) -> None:
         if not self._is_settled:
             await super()._recv_next()
-            self.on_batch()
+            await self.on_batch()
             # The last flight of a handshake may have to be sent again, which aiortc sees to.
             if self.encrypted and self._ssl is not None:
                 self._is_settled = self._ssl.DTLSv1_get_timeout() is None
@@ -165,7 +215,7 @@ class DataDtls(RTCDtlsTransport):
         await self._read(await self._connection.recv())
         for data in self._connection.waiting(BATCH_LIMIT - 1):
             await self._read(data)
-        self.on_batch()
+        await self.on_batch()
 
     async def _read(self, data: bytes) -> None:
         """Decrypt one datagram. Raises ConnectionError when the peer says that it leaves."""
@@ -181,3 +231,7 @@ class DataDtls(RTCDtlsTransport):
             return
         if self._data_receiver is not None:
             await self._data_receiver._handle_data(plain)
+
+
+async def _nothing() -> None:
+    """Nobody waits for batches."""

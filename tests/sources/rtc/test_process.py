@@ -11,6 +11,7 @@ import pytest
 
 from p2pmodels.core.digests import Sha256
 from p2pmodels.errors import LanFailed
+from p2pmodels.sources.rtc.child import NICENESS
 from p2pmodels.sources.rtc.process import SILENT_LIMIT_S, RtcFailed
 from p2pmodels.sources.rtc.rtc import PAUSE_FIRST_S, RtcOptions
 from p2pmodels.supervision import Tasks
@@ -70,6 +71,17 @@ async def test_there_is_no_child_before_a_session_is_wanted() -> None:
         async with asyncio.timeout(BOUND_S):
             await part.rtc.offer()
         assert part.rtc.child_pid > 0
+
+
+async def test_a_child_steps_back_behind_the_daemon_and_behind_other_programs() -> None:
+    part = Part()
+    async with running(part):
+        pid = part.rtc.child_pid
+        assert os.getsid(pid) == pid  # what it uses is not taken from the daemon's share
+        assert os.getpriority(os.PRIO_PROCESS, pid) >= NICENESS
+        group = Path(f"/proc/{pid}/autogroup")
+        if group.exists():
+            assert f" nice {NICENESS}" in group.read_text()
 
 
 async def test_a_child_that_outgrows_its_memory_is_replaced() -> None:
