@@ -60,7 +60,7 @@ PROBES = 3  # long heartbeats, before the way counts as one of single frames
 PROBE_EVERY_S = 1.0  # seconds between them
 EXPIRED_LIMIT = 5  # repetitions in vain after which a way of long datagrams counts as gone
 HEARTBEAT_INFO = 1  # the parameter of a heartbeat (RFC 9260, 3.3.6)
-BURST_BYTES = 32 * FRAGMENT_BYTES  # bytes sent at once; the peer acknowledges batches of 16
+BURST_BYTES = 24 * FRAGMENT_BYTES  # bytes sent at once; half of what a browser's socket holds
 FLIGHT_BYTES_LIMIT = 1024 * 1024  # bytes sent and not acknowledged, whatever window is announced
 FIRST_WINDOW_BYTES = 64 * 1024  # bytes sent before the peer has told how much room it has
 RTO_MIN_S = 0.25  # seconds until a repetition; aiortc's is one second, browsers' 0.2 to 0.4
@@ -267,6 +267,8 @@ class Association(RTCSctpTransport):
             self._peer_window = chunk.advertised_rwnd
         self._has_losses = self._has_losses or bool(chunk.gaps)
         await super()._receive_sack_chunk(chunk)
+        if not self._outbound_queue:
+            await self._data_channel_flush()  # there is room for the next message as well
 
     def _update_rto(self, R: float) -> None:
         super()._update_rto(R)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import cast
 
 import pytest
+from aiortc.rtcdatachannel import RTCDataChannel, RTCDataChannelParameters
 from aiortc.rtcsctptransport import SackChunk, ShutdownCompleteChunk, serialize_packet
 
 from p2pmodels.sources.rtc.association import FRAGMENT_BYTES, Association
@@ -155,6 +157,23 @@ async def test_whatever_else_comes_finds_it_taken() -> None:
         )
     )
     assert sending.acknowledged == [8]
+    sending.end()
+
+
+async def test_the_end_of_a_message_leaves_no_room_unused() -> None:
+    line = Line()
+    sending = Sending(line)
+    await sending.begin(window=0)
+    channel = RTCDataChannel(
+        sending, RTCDataChannelParameters(label="x", negotiated=True, id=1), send_open=False
+    )
+    for _ in range(4):
+        sending._data_channel_queue.append((channel, 53, bytes(2 * FRAGMENT_BYTES)))
+    sending._outbound_queue = deque(list(sending._outbound_queue)[:3])
+    await sending.hear(10)
+    await line.on_batch()
+    assert len(sending._sent_queue) == SENT
+    assert not sending._data_channel_queue
     sending.end()
 
 
