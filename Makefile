@@ -21,8 +21,9 @@ run: $(VENV)/.run
 demo: $(VENV)/.run
 	$(BIN)/p2pmodels demo $(ARGS)
 
+# Two processes: most tests wait for something most of the time.
 test: $(VENV)/.test tools
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .
@@ -68,8 +69,8 @@ $(VENV)/.test: $(VENV)/.run
 
 # Real programs that the system tests, the bench and the lab talk to. Where they are missing and cannot be
 # installed, the tests that need them are skipped and say so.
-TOOLS := chromium aria2c qbittorrent-nox nginx ip tc curl
-PACKAGES := chromium aria2 qbittorrent-nox nginx-light iproute2 curl
+TOOLS := chromium aria2c qbittorrent-nox nginx ip tc nft curl
+PACKAGES := chromium aria2 qbittorrent-nox nginx-light iproute2 nftables curl
 tools:
 	@missing=; for tool in $(TOOLS); do command -v $$tool >/dev/null || missing=yes; done; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

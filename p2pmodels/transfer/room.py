@@ -353,10 +353,11 @@ class Room:
         peer = self._peers.get(pull.peer)
         kind = "webrtc" if peer is not None and peer.carrier is not None else "lan"
         self.fetch.source = self.fetch.source or kind
-        await self.partial.mark(start, stop)
-        self._landed_at = self._parts.progress.at = self._clock.monotonic()
+        # Before anything waits: the last bytes of a file end the fetch, and this with it.
         self.fetch.sources[kind] += stop - start
         RECEIVED_BYTES.labels(kind).inc(stop - start)
+        await self.partial.mark(start, stop)
+        self._landed_at = self._parts.progress.at = self._clock.monotonic()
 
     def _hashed(self, index: int) -> None:
         """A piece has landed and is hashed, wherever it came from."""

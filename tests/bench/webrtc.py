@@ -1,7 +1,8 @@
-"""A page in Chromium that fetches from one and three daemons over WebRTC, against plain HTTP.
+"""A page in Chromium that fetches from one and three daemons over WebRTC, against two peers.
 
-The peer is the same page with the same checks that fetches from the same daemon over HTTP. During
-every transfer the daemon's local endpoint is asked for a 1 KB file now and then.
+One is the same page with the same checks that fetches from the same daemon over HTTP. The other is
+what Chromium gives itself: two connections in one page, a channel, no checks, the same two cores.
+During every transfer the daemon's local endpoint is asked for a 1 KB file now and then.
 Processor seconds are those of the daemons and their children, not of the browser.
 Aims: 25 MB/s, 1.5 times as much from three, a p99 of 15 ms.
 """
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from p2pmodels.core.shard import DATA_BYTES_LIMIT
 from p2pmodels.demo.processes import HubProcess
 from tests.bench.rig import compare, cpu_seconds, make_file
 from tests.bench.small import latencies
@@ -42,6 +44,44 @@ DAEMONS = 3
 PROBES = 2  # requests on one connection
 PAUSE_S = 0.1  # seconds between two series: they must not be what is measured
 MEGABYTE = 1e6  # bytes, as in all rates here
+
+# Chromium names this machine's addresses to itself, so that nothing but WebRTC is measured.
+OPEN_FLAGS = (
+    "--allow-loopback-in-peer-connection", "--disable-features=WebRtcHideLocalIpsWithMdns",
+)  # fmt: skip
+TO_ITSELF = """async ([size, block]) => {
+  const [giver, taker] = [new RTCPeerConnection(), new RTCPeerConnection()];
+  giver.onicecandidate = ({ candidate }) => candidate && taker.addIceCandidate(candidate);
+  taker.onicecandidate = ({ candidate }) => candidate && giver.addIceCandidate(candidate);
+  const out = giver.createDataChannel("bench");
+  const opened = new Promise((done) => (out.onopen = done));
+  const accepted = new Promise((done) => (taker.ondatachannel = (event) => done(event.channel)));
+  await giver.setLocalDescription();
+  await taker.setRemoteDescription(giver.localDescription);
+  await taker.setLocalDescription();
+  await giver.setRemoteDescription(taker.localDescription);
+  const into = await accepted;
+  await opened;
+  into.binaryType = "arraybuffer";
+  const began = performance.now();
+  const whole = new Promise((done) => {
+    let came = 0;
+    into.onmessage = ({ data }) => (came += data.byteLength) >= size && done();
+  });
+  out.bufferedAmountLowThreshold = 4 * block;
+  const message = new Uint8Array(block);
+  let sent = 0;
+  const push = () => {
+    for (; sent < size && out.bufferedAmount < 16 * block; sent += block) out.send(message);
+  };
+  out.onbufferedamountlow = push;
+  push();
+  await whole;
+  const seconds = (performance.now() - began) / 1000;
+  giver.close();
+  taker.close();
+  return seconds;
+}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +124,14 @@ async def download(page: Page, hub: str, daemons: Sequence[Daemon], **options: A
     )
 
 
+async def to_itself() -> list[float]:
+    """MB/s from one connection of a page to another one of its own."""
+    async with chromium(*OPEN_FLAGS) as browser:
+        page = await browser.new_page()
+        order = [SIZE, DATA_BYTES_LIMIT]
+        return [SIZE / MEGABYTE / await page.evaluate(TO_ITSELF, order) for _ in range(ROUNDS)]
+
+
 @asynccontextmanager
 async def room(folder: Path, source: Path, stack: AsyncExitStack) -> AsyncIterator[list[Daemon]]:
     """Daemons that hold the file and meet at the first; their hub is gone."""
@@ -122,9 +170,12 @@ async def run(folder: Path) -> None:
             rtc = {**known, "daemon": None}
             alone.append(await download(alone_page, nowhere, daemons[-1:], **rtc))
             together.append(await download(far, nowhere, daemons, **rtc))
+        itself = await to_itself()
         for title, rounds in ((f"from 1 of {DAEMONS}", alone), (f"from {DAEMONS}", together)):
             what = f"200 MB into a page, {title}, against HTTP"
             compare(f"{what}", [r.rate for r in rounds], [r.rate for r in plain], "MB/s")
+            compare("  the same, against Chromium to itself", [r.rate for r in rounds], itself,
+                    "MB/s")  # fmt: skip
             compare("  processor of daemons, s/GB", [r.cpu for r in rounds],
                     [r.cpu for r in plain], "s")  # fmt: skip
             compare("  local endpoint meanwhile, p99 of 1 KB", [r.p99 for r in rounds],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from aiohttp import web
 
@@ -137,6 +139,32 @@ async def test_a_probe_is_answered_from_the_list_and_its_byte_from_the_checked_f
     absent = made.url + PATH + ".none"
     assert (await page.evaluate(probe, [absent, False]))[0] == 404
     assert made.origin_bytes == 0
+
+
+@pytest.mark.asyncio
+async def test_a_probe_that_nobody_reads_to_the_end_ends(open_page: Open) -> None:
+    file = some_file(60 * MIB)
+    daemon = holder(file)
+    page, made = await open_page(daemon)
+    listed(made, file)
+    await page.evaluate(PREPARE, {})
+    await page.evaluate(
+        """async (url) => {
+          const answer = await fetch(url, { headers: { Range: "bytes=0-0" } });
+          window.reader = answer.body.getReader();
+          window.reader.read().catch(() => {});
+        }""",
+        made.url + PATH,
+    )
+    async with asyncio.timeout(30):
+        while daemon.given == 0:
+            await asyncio.sleep(0.01)
+        await page.evaluate("reader.cancel()")
+        before = -1
+        while daemon.given != before:
+            before = daemon.given
+            await asyncio.sleep(0.5)
+    assert daemon.given < len(file.data)
 
 
 WORKER = """

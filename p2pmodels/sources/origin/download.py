@@ -246,10 +246,13 @@ class Download:
         partial = self._job.partial
         for start, stop in list(partial.landed.gaps(offset, offset + len(data))):
             part = data[start - offset : stop - offset]
-            # Only the hub's own word is vouched for; a mirror waits for the whole-file digest.
-            await partial.write(start, part, vouched=self._is_hub)
-            self._received += len(part)
-            self._job.on_bytes(len(part))
+            try:
+                # Only the hub's own word is vouched for; a mirror waits for the whole-file digest.
+                await partial.write(start, part, vouched=self._is_hub)
+            finally:  # the last bytes of a file end the download while they are written
+                if partial.landed.holds(start, stop):
+                    self._received += len(part)
+                    self._job.on_bytes(len(part))
 
     def _check_pace(self, answer: Answer) -> None:
         now = self._clock.monotonic()
