@@ -11,10 +11,8 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
 from aiohttp import hdrs, web
 
@@ -27,6 +25,7 @@ from p2pmodels.core.ranges import (
     none_match,
     parse_range,
 )
+from p2pmodels.doors.opener import Opener
 from p2pmodels.doors.sending import reset, send_file
 from p2pmodels.errors import AccessRefused, NotFound, Overloaded, P2PModelsError, StoreDamaged
 from p2pmodels.metrics import FIRST_BYTE, SERVED_BYTES
@@ -82,6 +81,7 @@ class Answers:
 
     def __init__(self, lane: Lane, figures: Figures) -> None:
         self._lane, self._figures = lane, figures
+        self._opener = Opener(lane)
 
     def head(self, request: web.Request, answer: FileAnswer) -> web.Response:
         """The answer to HEAD: from the manifest alone, no source is asked."""
@@ -109,7 +109,7 @@ class Answers:
             return web.Response(status=304, headers=answer.base_headers())
         asked = None if ignore_range else self.asked_range(request, answer)
         span = asked or ByteRange(0, blob.size, blob.size)
-        file = await self._lane.open(_open, blob)
+        file = await self._opener.open(blob)
         try:
             response = _response(answer, span, is_partial=asked is not None, source="store")
             self._count("store", span.length)
@@ -160,20 +160,6 @@ class Answers:
         self._figures.count(SERVED, amount)
         if source == "store":
             self._figures.count(FROM_STORE, amount)
-
-
-def _open(blob: Blob) -> BinaryIO:
-    """Open a blob; one that vanished or has another size is damaged. Blocks."""
-    try:
-        fd = os.open(blob.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):  # says nothing about the blob
-            raise Overloaded("too many files are open") from error
-        raise StoreDamaged(f"blob {blob.sha256}: {error.strerror}") from error
-    if os.fstat(fd).st_size != blob.size:
-        os.close(fd)
-        raise StoreDamaged(f"blob {blob.sha256} has another size")
-    return os.fdopen(fd, "rb", buffering=0)
 
 
 def _response(

@@ -13,6 +13,7 @@ from p2pmodels.core.digests import Sha256
 from p2pmodels.core.manifest import FileEntry
 from p2pmodels.core.names import FilePath
 from p2pmodels.doors import answers as answers_module
+from p2pmodels.doors import opener as opener_module
 from p2pmodels.doors.answers import Answers, FileAnswer
 from p2pmodels.errors import Overloaded
 from p2pmodels.store.blobs import Blob
@@ -73,4 +74,4 @@ async def test_too_many_open_files_is_not_yet_and_says_nothing_against_the_blob(
 
     with monkeypatch.context() as patched, pytest.raises(Overloaded):
         patched.setattr(os, "open", no_more)
-        answers_module._open(blob)
+        opener_module._open(blob)
