@@ -69,14 +69,15 @@ $(VENV)/.test: $(VENV)/.run
 
 # Real programs that the system tests, the bench and the lab talk to. Where they are missing and cannot be
 # installed, the tests that need them are skipped and say so.
-TOOLS := chromium aria2c qbittorrent-nox nginx ip tc nft curl
+TOOLS := chromium aria2c qbittorrent-nox nginx ip tc nft curl firefox-esr
 PACKAGES := chromium aria2 qbittorrent-nox nginx-light iproute2 nftables curl
+OPTIONAL := firefox-esr  # Ubuntu has none
+APT := DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
 tools:
 	@missing=; for tool in $(TOOLS); do command -v $$tool >/dev/null || missing=yes; done; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  echo "installing $(PACKAGES)"; apt-get update -qq \
-	  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-	     $(PACKAGES) >/dev/null; \
+	  echo "installing $(PACKAGES) $(OPTIONAL)"; apt-get update -qq && $(APT) $(PACKAGES) >/dev/null \
+	  && { $(APT) $(OPTIONAL) >/dev/null 2>&1 || true; }; \
 	fi
 
 clean:
