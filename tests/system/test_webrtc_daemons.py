@@ -6,7 +6,6 @@ import asyncio
 import json
 import random
 import shutil
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.system.netns import Host, Lab, unavailable
 from tests.system.rtc_room import FILE, REPO, Daemon, digest_of
 from tests.system.test_two_daemons import BOUND_S, told
 
+TIMES = "%{time_starttransfer} %{time_total}"  # what curl says at its end
 SIZE = 64_000_000
 WALL = """
 table inet wall {
@@ -94,7 +94,8 @@ async def test_a_model_passes_between_two_machines_that_let_no_tcp_in(
                 await asyncio.sleep(0.1)
         before = hub.file_bytes()
         await hub.tell("manifests-only on")
-        copy, seconds = tmp_path / "copy", await got_at_last(lab[2], second, tmp_path / "copy")
+        copy = tmp_path / "copy"
+        meeting, seconds = await got_at_last(lab[2], second, copy)
         (transfer,) = await rows(lab[2], second, "transfers")
         assert transfer["sources"] == {"webrtc": SIZE}
         peers = await rows(lab[2], second, "peers")
@@ -103,21 +104,27 @@ async def test_a_model_passes_between_two_machines_that_let_no_tcp_in(
         assert hub.file_bytes() == before
         assert all(tcp_refused(host) > 0 for host in (lab[1], lab[2]))
     with capsys.disabled():
-        print(f"\nbehind walls: {SIZE} bytes by WebRTC, {SIZE / 1e6 / seconds:.1f} MB/s")
+        rate = SIZE / 1e6 / seconds
+        print(f"\nbehind walls: by WebRTC, first byte after {meeting:.1f} s, then {rate:.0f} MB/s")
 
 
-async def got_at_last(host: Host, daemon: Daemon, path: Path) -> float:
-    """Have the host's own curl get the file; before the two have met, nobody gives anything."""
+async def got_at_last(host: Host, daemon: Daemon, path: Path) -> tuple[float, float]:
+    """Have the host's own curl get the file; before the two have met, nobody gives anything.
+
+    Seconds until its first byte, and from there to the last.
+    """
     url = f"{daemon.url}/{REPO}/resolve/main/{FILE}"
     async with asyncio.timeout(BOUND_S):
         while True:
-            began = time.monotonic()
             process = await asyncio.create_subprocess_exec(
-                *host.command("curl", "-sf", "-D", f"{path}.head", "-o", path, url)
+                *host.command("curl", "-sf", "-D", f"{path}.head", "-o", path, "-w", TIMES, url),
+                stdout=asyncio.subprocess.PIPE,
             )
-            if await process.wait() == 0:
+            told, _ = await process.communicate()
+            if process.returncode == 0:
                 assert "x-p2pmodels-source: webrtc" in Path(f"{path}.head").read_text().lower()
-                return time.monotonic() - began
+                first, last = map(float, told.split())
+                return first, last - first
 
 
 def tcp_refused(host: Host) -> int:
