@@ -71,7 +71,8 @@ $(VENV)/.test: $(VENV)/.run
 # installed, the tests that need them are skipped and say so.
 TOOLS := chromium aria2c qbittorrent-nox nginx ip tc nft curl firefox-esr
 PACKAGES := chromium aria2 qbittorrent-nox nginx-light iproute2 nftables curl
-OPTIONAL := firefox-esr  # Ubuntu has none
+# Not in every distribution: Ubuntu has none.
+OPTIONAL := firefox-esr
 APT := DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
 tools:
 	@missing=; for tool in $(TOOLS); do command -v $$tool >/dev/null || missing=yes; done; \

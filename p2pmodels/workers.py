@@ -1,6 +1,7 @@
 """The one bounded executor: every blocking call (hash, fsync, libtorrent, SQLite) runs here.
 
-1. The event loop never hashes, opens or syncs a file itself.
+1. The event loop never hashes or syncs a file itself, and opens none but small ones that a thread
+   opened a moment ago (`doors/opener.py`).
 2. Work that must keep its order (the index) goes to a `Lane`, a line of one thread.
 3. What a thread opened for a caller who has been cancelled meanwhile is closed (`open`).
 """

@@ -16,13 +16,13 @@ TESTS = Path(__file__).parent
 # Those that go by the clock of the real world, one after the other. All the others run beside them
 # in `make test` and leave them the processor.
 BY_THE_CLOCK = (
-    "faults",
-    "lab",
-    "sources/lan",
-    "sources/origin",
-    "sources/swarm",
-    "system",
-    "transfer",
+    "faults/",
+    "lab/",
+    "sources/lan/",
+    "sources/origin/",
+    "sources/swarm/",
+    "system/",
+    "transfer/",
 )
 BESIDE, NICENESS = "beside", 10
 

@@ -62,7 +62,7 @@ class Board:
         self.is_alone = False
         self._random, self._under_way = random, under_way
         self._began = self._origin_until = now
-        self._questions = Questions(traffic.answer_times, self.members.last_heard)
+        self._questions = Questions(traffic.answer_times)
         self._shown_since: dict[int, float] = {}
         self._readers: tuple[int, ...] = ()
         self._roots: dict[int, bytes] = {}

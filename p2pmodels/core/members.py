@@ -76,10 +76,6 @@ class Members:
         """Something was heard of it."""
         self._heard[peer] = now
 
-    def last_heard(self, peer: PeerId) -> float:
-        """When that was; -inf for never."""
-        return self._heard.get(peer, float("-inf"))
-
     def shows(self, member: Member, pieces: Iterable[int]) -> list[int]:
         """It has these; returns those that were news."""
         news = [piece for piece in pieces if not member.has[piece]]

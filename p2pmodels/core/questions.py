@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from p2pmodels.core.peer import PeerId
 
 ANSWER_S = 0.15  # seconds that peers have to say what they know, before the origin is asked
 TALKING_ANSWER_S = 1.0  # the same for peers that said something in the last second
-TALKING_MAX_S = 2.5  # seconds at the most for those that go on talking, where answers are slow
+TALKING_MAX_S = 2.5  # seconds for them at the most, where answers have been slow
 SLOW_ANSWERS = 2.0  # times the slowest answer lately that is waited for
 SLOWEST_KEPT = 0.99  # of the slowest answer that is left with each further one
 CROWD = 3  # peers that talk: with as many, others will want this blob in a moment
@@ -33,9 +31,8 @@ class AnswerTimes:
 class Questions:
     """`is_crowded` while enough of those asked were busy talking already."""
 
-    def __init__(self, times: AnswerTimes, last_heard: Callable[[PeerId], float]) -> None:
-        """`last_heard` tells when a peer last said anything about this blob; -inf for never."""
-        self._times, self._last_heard = times, last_heard
+    def __init__(self, times: AnswerTimes) -> None:
+        self._times = times
         self._until: dict[PeerId, float] = {}
         self._asked: dict[PeerId, float] = {}
         self._talking = 0
@@ -70,15 +67,8 @@ class Questions:
 
     def is_open(self, now: float) -> bool:
         """Whether somebody may still answer in time."""
-        return any(now < self._end(peer) for peer in self._until)
+        return any(now < until for until in self._until.values())
 
     def ends(self, now: float) -> list[float]:
         """When the time of each of them is over."""
-        return [end for peer in self._until if (end := self._end(peer)) > now]
-
-    def _end(self, peer: PeerId) -> float:
-        """Until when its answer is waited for; who has fallen silent has no more than a second."""
-        until, asked = self._until[peer], self._asked.get(peer)
-        if asked is None:
-            return until
-        return min(until, max(asked, self._last_heard(peer)) + TALKING_ANSWER_S)
+        return [until for until in self._until.values() if until > now]
